@@ -24,7 +24,9 @@ LOCKS = PREFIX + "locks/"
 def part(name: str) -> str:
     """``name`` checked to be one key part."""
     if not name or "/" in name or name in (".", "..") or any(ord(c) < 33 or ord(c) == 127 for c in name):
-        raise BadRecord(f"{name!r} cannot name a host, instance or record: use a name without slashes, spaces or control characters")
+        raise BadRecord(
+            f"{name!r} cannot name a host, instance or record: use a name without slashes, spaces or control characters"
+        )
     return name
 
 

@@ -63,7 +63,9 @@ def parse(key: str, data: bytes) -> dict[str, Any]:
         raise BadRecord(f"{key}: a JSON object is expected, not {type(fields).__name__}: restore it or delete the key")
     version = fields.pop("v", None)
     if version != VERSION:
-        raise BadRecord(f"{key}: record version {version!r} is not known here (this vmha reads {VERSION}): upgrade this vmha")
+        raise BadRecord(
+            f"{key}: record version {version!r} is not known here (this vmha reads {VERSION}): upgrade this vmha"
+        )
     return fields
 
 
@@ -120,7 +122,12 @@ def _scalar(hint: Any, key: str, value: Any, where: str) -> Any:
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        raise _wrong(key, where, {"str": "text", "int": "a whole number", "bool": "true or false"}.get(hint.__name__, "a number"), value)
+        raise _wrong(
+            key,
+            where,
+            {"str": "text", "int": "a whole number", "bool": "true or false"}.get(hint.__name__, "a number"),
+            value,
+        )
     return value
 
 
