@@ -1,0 +1,127 @@
+"""Settings of the core, read once from the configuration, and the relations that make them safe.
+
+``check`` names every relation of safety.md section 2 and 4 that this slice relies on; a set of settings that breaks one is
+refused at start with the sentence that says what to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vmha.core.model import Protect
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All in seconds unless said otherwise; defaults are those of safety.md section 2."""
+
+    # detection
+    beat_period: float = 0.2
+    silence: float = 1.2  # no beat on any network for this long: suspect
+    start_grace: float = 3.0  # a host never heard is judged this long after we first knew of it
+    power_every: float = 1.0  # between two readings of a suspect's power
+    probe_every: float = 1.0
+    probe_timeout: float = 0.3
+    power_timeout: float = 10.0  # one reading; longer is unknown
+    icmp_answer_holds: bool = True  # a kernel that answers is not condemned (safety.md section 6)
+    # leases
+    host_lease: float = 9.0
+    host_renew: float = 3.0
+    leader_lease: float = 2.0
+    leader_renew: float = 0.5
+    # calls
+    start_limit: float = 2.0
+    call_limit: float = 8.0
+    fence_limit: float = 60.0
+    drift: float = 0.001
+    read_timeout: float = 10.0
+    read_fresh: float = 5.0  # a call follows a read that began at most this long ago
+    # fencing
+    fence_again: float = 5.0  # between two orders of "off" that did not help
+    fence_recheck: float = 0.5  # between readings after an order
+    # recovery
+    evacuate_first: int = 16  # evacuations in flight at the start; adapts between 1 and evacuate_most
+    evacuate_most: int = 64
+    poll: float = 0.5
+    retry_first: float = 2.0
+    retry_most: float = 60.0
+    evacuate_retries: int = 5  # attempts before a person is paged; retrying goes on at retry_most
+    verify_page: float = 60.0  # arrived but not seen running for this long: page
+    recover_errors: bool = False  # instances that were in error before the death
+    save_every: float = 1.0
+    # gates
+    max_down: int = 10  # hosts down or being fenced at once
+    max_down_percent: float = 40.0  # of all hosts, those already down counted; one host is always allowed
+    hold_page_every: float = 600.0
+    dry_run: bool = False
+    # policy
+    protect_default: Protect = Protect.FULL
+    metadata_key: str = "vmha:protect"
+    tenant_may_set: bool = True
+    # return
+    return_to_service: bool = True
+    stability_delay: float = 10.0
+    disabled_reason: str = "vmha: host was fenced"
+
+
+POSITIVE = (
+    *(
+        "beat_period",
+        "silence",
+        "host_lease",
+        "host_renew",
+        "leader_lease",
+        "leader_renew",
+        "start_limit",
+        "call_limit",
+    ),
+    *(
+        "fence_limit",
+        "power_every",
+        "probe_every",
+        "power_timeout",
+        "poll",
+        "retry_first",
+        "read_timeout",
+        "fence_again",
+    ),
+)
+
+
+def wait_out(settings: Settings) -> float:
+    """The longest time after which a call that was committed can still take effect (safety.md section 4, rule 4)."""
+    return (settings.start_limit + settings.call_limit) * (1 + 2 * settings.drift)
+
+
+def check(settings: Settings) -> Iterator[str]:
+    """One sentence for each unsafe or impossible setting, saying what to change."""
+    s = settings
+    yield from (f"{name} is {getattr(s, name):g} s: set it above 0" for name in POSITIVE if getattr(s, name) <= 0)
+    if s.silence < 3 * s.beat_period:
+        yield (
+            f"silence ({s.silence:g} s) is shorter than three beats (3 x beat_period {s.beat_period:g} s): one lost packet would"
+            f" raise a suspicion; set silence to at least {3 * s.beat_period:g}"
+        )
+    for name in ("host", "leader"):
+        ttl, renew = getattr(s, name + "_lease"), getattr(s, name + "_renew")
+        if ttl < 3 * renew:
+            yield f"{name}_lease ({ttl:g} s) is shorter than three renewals: set {name}_renew to at most {ttl / 3:g}"
+    if s.leader_lease < 2:
+        yield f"leader_lease is {s.leader_lease:g} s, etcd grants no lease below 2 s: set it to 2 or more"
+    if not 0 <= s.drift < 0.1:
+        yield f"drift is {s.drift:g}: give the largest relative clock drift as a fraction, for example 0.001"
+    if s.power_timeout > s.fence_limit:
+        yield f"power_timeout ({s.power_timeout:g} s) exceeds fence_limit ({s.fence_limit:g} s): lower it"
+    if s.read_fresh < s.poll:
+        yield f"read_fresh ({s.read_fresh:g} s) is shorter than poll ({s.poll:g} s): no call could ever follow a read; raise it"
+    if s.max_down < 1:
+        yield f"max_down is {s.max_down}: 1 is the least; disarm vmha to stop all fencing"
+    if not 0 < s.max_down_percent <= 100:
+        yield f"max_down_percent is {s.max_down_percent:g}: give a percentage above 0 and up to 100"
+    if not 1 <= s.evacuate_first <= s.evacuate_most:
+        yield f"evacuate_first ({s.evacuate_first}) must be between 1 and evacuate_most ({s.evacuate_most})"
+    if s.retry_most < s.retry_first:
+        yield f"retry_most ({s.retry_most:g} s) is shorter than retry_first ({s.retry_first:g} s): raise it"
+    if s.protect_default is Protect.FT:
+        yield "protect_default cannot be ft: lock-step protection is asked for per instance"
