@@ -1,0 +1,212 @@
+"""How we get at Nova: the account, a token that is always fresh, the endpoint and its microversion.
+
+One lasting thread (``Keeper``) takes the token before it is needed and renews it long before it ends, so that a call
+never waits for Keystone.  A call that finds no valid token waits for that thread, within its own limit.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keystoneauth1 import adapter, exceptions
+from keystoneauth1.access import AccessInfo
+from keystoneauth1.identity import v3
+from keystoneauth1.identity.base import BaseIdentityPlugin
+from keystoneauth1.session import Session
+
+from vmha.errors import BadConfig, ComputeError, ComputeUnknown, VmhaError
+from vmha.ports import Clock
+
+LOG = logging.getLogger(__name__)
+
+# From 2.95 Nova leaves evacuated servers stopped; 2.53 has services by uuid, 2.80 migrations with user_id.
+HIGHEST = (2, 94)
+LOWEST = (2, 80)
+RENEW_BEFORE = 600  # seconds before its end at which a token is renewed
+UNUSABLE_BEFORE = 20  # seconds before its end at which a token is no longer handed out
+TEND_EVERY = 15.0
+RETRY_EVERY = 1.0
+KEYSTONE_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a request to Nova needs.  The token stays out of the repr."""
+
+    access: AccessInfo
+    endpoint: str
+    microversion: str
+
+    def __repr__(self) -> str:
+        return f"Ticket(endpoint={self.endpoint!r}, microversion={self.microversion!r})"
+
+    @property
+    def token(self) -> str:
+        return str(self.access.auth_token)
+
+    def usable(self) -> bool:
+        return not self.access.will_expire_soon(UNUSABLE_BEFORE)
+
+
+def password_plugin(auth: Mapping[str, str]) -> BaseIdentityPlugin:
+    """A Keystone v3 plugin from the keys of ``auth`` (auth_url, username, password, project_name, ...); BadConfig."""
+    if not auth.get("auth_url"):
+        raise BadConfig("the Nova account has no auth_url: set it to Keystone's address, as in http://keystone:5000/v3")
+    kind: Callable[..., BaseIdentityPlugin] = (
+        v3.ApplicationCredential if "application_credential_secret" in auth else v3.Password
+    )
+    try:
+        return kind(**auth)
+    except TypeError as error:
+        raise BadConfig(f"the Nova account is incomplete or has an unknown setting: {error}") from None
+
+
+def session_of_cloud(cloud: str, region: str | None) -> Session:
+    """The session of a cloud of clouds.yaml; BadConfig when there is none of that name."""
+    # imported here: it costs half a second and 20 MiB that a service with its own account needs not pay
+    import openstack.config
+    import openstack.exceptions
+
+    try:
+        found = openstack.config.OpenStackConfig().get_one(cloud=cloud, region_name=region)
+        return found.get_session()
+    except (openstack.exceptions.ConfigException, exceptions.ClientException) as error:
+        raise BadConfig(f"cloud {cloud!r} cannot be used: {error}; correct clouds.yaml or the cloud's name") from None
+
+
+def choose_microversion(low: tuple[int, ...] | None, high: tuple[int, ...] | None) -> str:
+    """The highest usable microversion; BadConfig when Nova is too old, or so new that it dropped what we use."""
+    if not high or high < LOWEST:
+        offered = ".".join(map(str, high)) if high else "no microversions"
+        raise BadConfig(f"Nova offers {offered}, vmha needs 2.80 or later (Train): upgrade Nova")
+    if low and low > HIGHEST:
+        raise BadConfig(f"Nova no longer offers microversion 2.94 (its lowest is {'.'.join(map(str, low))})")
+    return ".".join(map(str, min(high, HIGHEST)))
+
+
+def translated(error: exceptions.ClientException) -> VmhaError:
+    """Our error for one of keystoneauth's."""
+    if isinstance(error, exceptions.Unauthorized):
+        return ComputeError(f"Keystone refused our account: {error}; correct user, password or project", 401)
+    if isinstance(error, exceptions.HttpError) and error.http_status < 500:
+        return ComputeError(f"Keystone or Nova refused: {error}", error.http_status)
+    if isinstance(error, (exceptions.CatalogException, exceptions.AuthorizationFailure)):
+        return ComputeError(f"no compute endpoint: {error}; correct region or interface")
+    return ComputeUnknown(f"no answer: {error}")
+
+
+class Access:
+    """Tickets for Nova, renewed by ``refresh`` (one thread), read by any thread."""
+
+    def __init__(
+        self, session: Session, region: str | None, interface: str, clock: Clock, wake: threading.Event
+    ) -> None:
+        self.session = session
+        self._clock, self._wake = clock, wake
+        self._nova = adapter.Adapter(
+            session,
+            service_type="compute",
+            interface=interface,
+            region_name=region,
+            min_version="2.1",
+            max_version="2.latest",
+            connect_retries=0,
+        )
+        self._where = f"region {region or 'default'}, interface {interface}"
+        self._changed = threading.Condition()
+        self._ticket: Ticket | None = None
+        self._refused = ""
+        self._tried = 0
+        self.error: VmhaError | None = None
+
+    def ticket(self, until: float) -> Ticket | None:
+        """A usable ticket, waiting for the next attempt to get one until clock time ``until``; None: see ``error``."""
+        with self._changed:
+            while not (self._ticket and self._ticket.usable()):
+                self._wake.set()
+                left = until - self._clock.now()
+                if left <= 0 or not self._changed.wait(left):
+                    return None
+            return self._ticket
+
+    def refuse(self, token: str) -> None:
+        """Nova said 401 to this token: take another."""
+        with self._changed:
+            if self._ticket and self._ticket.token == token:
+                self._ticket = None
+                self._wake.set()
+
+    def due(self) -> bool:
+        """Whether ``refresh`` has something to do."""
+        with self._changed:
+            return self._ticket is None or self._ticket.access.will_expire_soon(RENEW_BEFORE)
+
+    def refresh(self) -> None:
+        """Take a new token and look the endpoint up; an old ticket stays until a new one is there."""
+        try:
+            ticket = self._take()
+        except exceptions.ClientException as error:
+            self._failed(translated(error))
+        except VmhaError as error:
+            self._failed(error)
+        else:
+            with self._changed:
+                self._ticket, self.error = ticket, None
+                self._changed.notify_all()
+
+    def _take(self) -> Ticket:
+        plugin = self.session.auth
+        if not isinstance(plugin, BaseIdentityPlugin):
+            raise BadConfig(
+                "the account's auth_type has no Keystone token: use a password or an application credential"
+            )
+        access = plugin.get_auth_ref(self.session)
+        plugin.auth_ref = access
+        found = self._nova.get_endpoint_data()
+        if found is None or not found.url:
+            raise ComputeUnknown(
+                f"Nova's version document could not be read, or the catalog has no compute ({self._where})"
+            )
+        version = choose_microversion(_pair(found.min_microversion), _pair(found.max_microversion))
+        return Ticket(access, str(found.url).rstrip("/"), version)
+
+    def _failed(self, error: VmhaError) -> None:
+        if str(error) != str(self.error):
+            LOG.warning("no access to Nova: %s", error)
+        with self._changed:
+            self.error = error
+            self._changed.notify_all()
+
+
+def _pair(version: Any) -> tuple[int, ...] | None:
+    return tuple(int(part) for part in version) if version else None
+
+
+class Keeper(threading.Thread):
+    """The lasting thread that keeps the ticket fresh and the worker pool full."""
+
+    def __init__(self, access: Access, tend_pool: Callable[[], None], wake: threading.Event) -> None:
+        super().__init__(name="nova-keeper", daemon=True)
+        self._access, self._tend_pool = access, tend_pool
+        self._wake = wake
+        self._stopped = False
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._wake.set()
+        self.join(KEYSTONE_TIMEOUT + 1)
+
+    def run(self) -> None:
+        while not self._stopped:
+            self._wake.clear()
+            try:
+                self._tend_pool()
+                if self._access.due():
+                    self._access.refresh()
+            except Exception:
+                LOG.exception("the Nova keeper failed, and goes on")
+            self._wake.wait(RETRY_EVERY if self._access.due() else TEND_EVERY)
