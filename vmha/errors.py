@@ -21,6 +21,11 @@ class StoreUnavailable(VmhaError):
     """No answer from the store: nothing is known, a write may or may not have happened; ask again later."""
 
 
+class StoreRefused(StoreUnavailable):
+    """The store answered and refused (too large, not permitted, out of space, lease gone): nothing was written; asking the
+    same again does not help, the text says what to change."""
+
+
 class StoreConflict(VmhaError):
     """A compare of the transaction failed and nothing was written: read again, then decide again."""
 
