@@ -54,7 +54,7 @@ def _parts(settings: Settings) -> list[tuple[str, list[Path], list[list[str]]]]:
         (
             "Neutron driver",
             [HOME / "ml2/lab_ml2.py", HOME / "ml2/pyproject.toml"],
-            [["cp", "-r", str(HOME / "ml2"), str(ml2)], [*pip, "--no-deps", str(ml2)], ["rm", "-r", str(ml2)]],
+            [["rm", "-rf", str(ml2)], ["cp", "-r", str(HOME / "ml2"), str(ml2)], [*pip, "--no-deps", str(ml2)], ["rm", "-r", str(ml2)]],
         ),
         ("fakenfs", [fakenfs], [["gcc", "-shared", "-fPIC", "-O2", "-o", str(base / "fakenfs.so"), str(fakenfs), "-ldl"]]),
         ("guest image", [HOME / "guest/mkimage", HOME / "guest/init"], [["bash", str(HOME / "guest/mkimage"), str(image)]]),
@@ -120,9 +120,10 @@ def _forbid_starts(say: Say) -> None:
 
 
 def _make_qemu_user(log: Path) -> None:
-    """libvirtd ends at start without this user, which only the package with the systemd units makes."""
-    if subprocess.run(["getent", "group", "kvm"], capture_output=True).returncode:
-        _logged(["groupadd", "--system", "kvm"], log)
+    """libvirtd ends at start without this user and group, which only the package with the systemd units makes."""
+    for group in ("kvm", "libvirt-qemu"):
+        if subprocess.run(["getent", "group", group], capture_output=True).returncode:
+            _logged(["groupadd", "--system", group], log)
     if subprocess.run(["getent", "passwd", "libvirt-qemu"], capture_output=True).returncode:
         home = ["--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
         _logged(["useradd", "--system", *home, "-g", "kvm", "libvirt-qemu"], log)

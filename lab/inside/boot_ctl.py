@@ -17,11 +17,10 @@ def boot(settings: Settings, machine: str, say: Say) -> None:
     start_etcd(settings, machine)
     if settings.light:
         return
-    env = environment(settings, machine)
+    env = environment(settings, machine) | _service_folders(settings)
     _start_rabbit(settings, env)
     database.start(settings, env, say)
     say("starting Keystone, Placement, Glance and Neutron")
-    env |= _service_folders(settings)
     _serve(settings, env, "keystone", "keystone.wsgi.api", 5000)
     _serve(settings, env, "placement", "placement.wsgi.api", 8778)
     _serve(settings, env, "glance", "glance.wsgi.api", 9292)
