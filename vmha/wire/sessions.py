@@ -64,10 +64,12 @@ class Unproven(NamedTuple):
 class _Flow:
     """One session on one network; ``base`` is the least seen difference between our clock and its time of sending."""
 
-    __slots__ = ("at", "base", "boot", "host", "key", "name", "network", "same", "sequence", "start")
+    __slots__ = ("at", "base", "boot", "host", "key", "name", "network", "proven", "same", "sequence", "size", "start")
 
     def __init__(self, same: bytes, boot: bytes, start: int, host: _Host, network: str) -> None:
         self.same = same
+        self.size = len(same) + wire.BODY_SIZE + wire.MAC_SIZE
+        self.proven = False
         self.boot = boot
         self.name = boot_name(boot)
         self.start = start
@@ -105,11 +107,11 @@ class Sessions:
 
     def take(self, datagram: bytes, network: str, now: float) -> Heard | Refused | Unproven:
         """Judge one datagram that came in on ``network`` at ``now`` (seconds, monotonic)."""
-        if reason := wire.fault(datagram, wire.BEAT, self._deployment):
-            return Refused(reason)
-        flow = self._flows.get(datagram[: datagram[6]])
-        proven = flow is not None
-        if flow is None:
+        size = len(datagram)
+        flow = self._flows.get(datagram[: datagram[6]]) if size >= wire.MIN_SIZE else None
+        if flow is None or flow.size != size:  # not the short path of a known session
+            if reason := wire.fault(datagram, wire.BEAT, self._deployment):
+                return Refused(reason)
             flow = self._stranger(datagram[: datagram[6]])
             if flow is None:
                 return Refused(wire.BAD_IDENTITY)
@@ -117,7 +119,7 @@ class Sessions:
             return Refused(wire.BAD_MAC)
         if flow.network != network:
             return Refused(WRONG_NETWORK, flow.host.name)
-        return self._next(flow, datagram, now) if proven else self._prove(flow, datagram, now, "new session")
+        return self._next(flow, datagram, now) if flow.proven else self._prove(flow, datagram, now, "new session")
 
     def _next(self, flow: _Flow, datagram: bytes, now: float) -> Heard | Refused | Unproven:
         sequence, sent_ms, progress, age_ms, voters, condemned, _ = wire.body(datagram)
@@ -164,6 +166,7 @@ class Sessions:
         session = (flow.boot, flow.start)
         for old in [f for f in host.flows.values() if (f.boot, f.start) != session]:
             del host.flows[old.network], self._flows[old.same]
+        flow.proven = True
         host.newest = session
         host.proofs += 1
         host.flows[flow.network] = flow
