@@ -126,6 +126,7 @@ class HostSettings:
     failure_domain: str = ""
     maintenance: bool = False
     reserved: bool = False
+    release: int = 0  # revision of the condemnation that an operator allows to end (where return_to_service is off)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,8 @@ class Condemnation:
     """Value of ``condemned/<host>``: this boot of the host must not come back by itself.
 
     ``revision`` is the etcd create revision of the key and identifies the condemnation; it is not in the bytes.
+    ``undefine`` is written by the leader once Nova has cleaned up the returned host: instances that live elsewhere, whose
+    domains still defined there must be undefined.
     """
 
     host: str
@@ -157,6 +160,7 @@ class Condemnation:
     recovery: str
     reason: str
     at_wall: float
+    undefine: tuple[str, ...] = ()
     revision: int = 0
 
 
@@ -284,7 +288,9 @@ class Stage(StrEnum):
     CONDEMNED = "condemned"  # committed, proof of death is sought
     PROVEN = "proven"  # proof is held, the host is being forced down
     MOVING = "moving"  # forced down, instances are being evacuated
-    CLOSED = "closed"
+    CLOSED = "closed"  # nothing left to do for its instances; the host itself is still out of service
+    RELEASED = "released"  # the host is back and reconciled, the condemnation deleted; being put back in service
+    ENDED = "ended"  # in service again, or superseded by a later recovery
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,4 @@ def _refusal(instance: Instance, protect: Protect, settings: Settings) -> str:
         return f"Nova evacuates no instance that is {instance.vm_state}: an operator must decide"
     if instance.vm_state == "error" and not settings.recover_errors:
         return "left alone: it was in error before the host died"
-    if instance.locked:
-        return "left alone: it is locked"
     return ""

@@ -17,6 +17,6 @@ def by_power(reading: PowerRead | None, committed_at: float) -> Proof | None:
     return Proof.POWER
 
 
-def refuted(reading: PowerRead | None, boot: str, heard_boot: str, heard_at: float | None) -> bool:
-    """A signed beat of the very boot that was proven dead, heard after the reading began: the device lies."""
-    return reading is not None and heard_at is not None and heard_boot == boot and heard_at > reading.began
+def refuted(proof_began: float, boot: str, heard_boot: str, heard_at: float) -> bool:
+    """A signed beat of the very boot that was proven dead, heard after the proving reading began: the device lies."""
+    return heard_boot == boot and heard_at > proof_began

@@ -50,6 +50,8 @@ class Settings:
     verify_page: float = 60.0  # arrived but not seen running for this long: page
     recover_errors: bool = False  # instances that were in error before the death
     save_every: float = 1.0
+    inventory_every: float = 5.0  # one living host after another is asked for, to know which instances are unprotected
+    keep_recoveries: int = 200  # ended ones, the oldest are deleted
     # gates
     max_down: int = 10  # hosts down or being fenced at once
     max_down_percent: float = 40.0  # of all hosts, those already down counted; one host is always allowed

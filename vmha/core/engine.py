@@ -1,0 +1,528 @@
+"""The engine: one event in, actions out.  No clock, no I/O: time comes with each event, effects leave as data.
+
+``Engine.step(event, now, wall)`` takes one fact and returns what must be done, in order.  ``next_deadline()`` says when to call it with
+Tick at the latest.  Followers feed their engine the same events: it keeps the same views and returns nothing, so that a
+take-over starts warm.  Only Elected makes it act, from the world read linearizably after the election.
+
+Take-over (safety.md section 4): every open record of a predecessor blocks, and is closed by its own trace or after its wait, counted
+from our election; waiting times start again, readings count only if they began after it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, assert_never
+
+from vmha.core import events as ev
+from vmha.core import judge, outcomes, planner, recovery, returning
+from vmha.core.actions import Action, Commit
+from vmha.core.calls import OpenCall
+from vmha.core.model import (
+    CLOSED_STEPS,
+    Call,
+    CallKind,
+    Condemnation,
+    HostAlive,
+    HostSettings,
+    HostState,
+    InstanceSeen,
+    InstanceSettings,
+    Outcome,
+    Protect,
+    Recovery,
+    SegmentSettings,
+    Stage,
+    StepState,
+)
+from vmha.core.settings import Settings
+from vmha.core.view import NEVER, Case, HostView, Turn
+
+_STATES = {
+    Stage.CONDEMNED: HostState.CONDEMNED,
+    Stage.PROVEN: HostState.FENCED,
+    Stage.MOVING: HostState.RECOVERING,
+    Stage.CLOSED: HostState.RECOVERED,
+}
+
+
+class Engine:
+    """The decision core of one controller."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.epoch = 0  # 0: follower
+        self.views: dict[str, HostView] = {}
+        self.cases: dict[str, Case] = {}  # by recovery id, all that are not ended
+        self.world = _own(ev.World())
+        self.disarmed = False
+        self.doubt = "not listed yet"  # why the watch is not fresh; empty when it is
+        self._wakes: list[tuple[float, str]] = []  # with superseded entries; _wake_at holds the valid one of each host
+        self._wake_at: dict[str, float] = {}
+        self._next_inventory = NEVER
+        self._rotation = 0
+
+    # --- the seam --------------------------------------------------------------------------------------------------
+
+    def step(self, event: ev.Event, now: float, wall: float = 0.0) -> list[Action]:
+        """Take one fact; the actions it makes, in order.  A follower returns none."""
+        turn = Turn(now, wall, self.settings, self.epoch, self.views, self.cases, self.world, [], {})
+        touched = self._take(event, turn)
+        if not self.epoch:
+            return []
+        turn.epoch = self.epoch
+        for host in self._due(now) if isinstance(event, ev.Tick) else ():
+            touched.add(host)
+        for host in sorted(touched):
+            self._wake_at.pop(host, None)
+            self._drive(host, turn)
+        self._rotate(turn)
+        for host, at in turn.wakes.items():
+            if at < self._wake_at.get(host, float("inf")):
+                self._wake_at[host] = at
+                heapq.heappush(self._wakes, (at, host))
+        return turn.out
+
+    def next_deadline(self) -> float | None:
+        """When Tick is due at the latest; None when only an event can change anything."""
+        if not self.epoch:
+            return None
+        while self._wakes and self._wake_at.get(self._wakes[0][1]) != self._wakes[0][0]:
+            heapq.heappop(self._wakes)  # superseded
+        waking = self._wakes[0][0] if self._wakes else None
+        if self._next_inventory > NEVER:
+            return self._next_inventory if waking is None else min(waking, self._next_inventory)
+        return waking
+
+    def _due(self, now: float) -> set[str]:
+        due = set()
+        while self._wakes and self._wakes[0][0] <= now:
+            at, host = heapq.heappop(self._wakes)
+            if self._wake_at.get(host) == at:
+                due.add(host)
+        return due
+
+    # --- facts -----------------------------------------------------------------------------------------------------
+
+    def _take(self, event: ev.Event, turn: Turn) -> set[str]:
+        """Write the fact into the views; the hosts it touches."""
+        match event:
+            case ev.Tick():
+                return set()
+            case ev.Elected():
+                return self._elected(event, turn)
+            case ev.Deposed():
+                self.epoch = 0
+                self.cases.clear()
+                self._wake_at.clear()
+                return set()
+            case ev.StoreSnapshot(world):
+                return self._snapshot(world, turn)
+            case ev.StoreDoubt(reason):
+                self.doubt = reason
+                return set()
+            case ev.Disarm(disarmed):
+                self.disarmed = disarmed
+                return set(self.views)
+            case ev.StoreChanged():
+                return self._changed(event, turn)
+            case ev.Heard() | ev.Silent() | ev.AgentStuck() | ev.PowerRead() | ev.Probed():
+                return self._sensed(event, turn)
+            case ev.ServiceRead() | ev.InventoryRead() | ev.InstanceRead():
+                return self._read(event, turn)
+            case ev.Committed() | ev.NotCommitted():
+                return self._answered(event, turn)
+            case ev.CallEnded(call, outcome, detail):
+                return self._call_ended(call, outcome, detail, turn)
+        assert_never(event)
+
+    def _view(self, host: str, now: float) -> HostView:
+        if host not in self.views:
+            settings = self.world.hosts.get(host) or HostSettings(host)
+            self.views[host] = HostView(host, settings, known_since=now)
+        return self.views[host]
+
+    def _sensed(self, event: ev.Heard | ev.Silent | ev.AgentStuck | ev.PowerRead | ev.Probed, turn: Turn) -> set[str]:
+        view = self._view(event.host, turn.now)
+        match event:
+            case ev.Heard(_, network, boot, at):
+                view.heard[network] = at
+                view.last_heard = max(view.last_heard, at)
+                view.last_boot = boot
+            case ev.Silent(_, network, last):
+                view.heard.pop(network, None)
+                view.last_heard = max(view.last_heard, last)
+            case ev.AgentStuck(_, age):
+                view.stuck = age
+            case ev.PowerRead():
+                view.reading_power = False
+                view.power = event
+                view.power_again = event.ended + self._recheck(view)
+                if view.condemnation is None:
+                    turn.say(view.name, f"power reads {event.state}" + (f" ({event.detail})" if event.detail else ""))
+            case ev.Probed(_, answers, _):
+                view.probing = False
+                view.probe = event
+                view.probe_again = turn.now + self.settings.probe_every
+                if any(answers.values()):
+                    view.answered_at = turn.now
+        return {event.host}
+
+    def _recheck(self, view: HostView) -> float:
+        return self.settings.fence_recheck if view.condemnation is not None else self.settings.power_every
+
+    def _read(self, event: ev.ServiceRead | ev.InventoryRead | ev.InstanceRead, turn: Turn) -> set[str]:
+        if isinstance(event, ev.InstanceRead):
+            return self._instance_read(event, turn)
+        view = self._view(event.host, turn.now)
+        if isinstance(event, ev.ServiceRead):
+            view.reading_service = False
+            if event.known:
+                view.service, view.service_began = event.service, event.began
+        else:
+            view.reading_inventory = False
+            if event.known:
+                self._inventory_read(event, turn)
+        if not event.known and event.detail and view.condemnation is not None:
+            turn.say(view.name, f"Nova did not answer: {event.detail}", "warning")
+        if not event.known:
+            view.service_again = view.inventory_again = turn.now + self.settings.poll
+        return {event.host}
+
+    def _inventory_read(self, event: ev.InventoryRead, turn: Turn) -> None:
+        case = self._case(event.host)
+        if case is None:
+            self._publish_unprotected(event, turn)
+        elif event.began > max(case.proven_at, case.inventory_began):
+            case.inventory = {i.uuid: i for i in event.instances}
+            case.inventory_began, case.migrations = event.began, event.migrations
+            if case.stage() in (Stage.PROVEN, Stage.MOVING):
+                recovery.absorb(case, turn)
+
+    def _instance_read(self, event: ev.InstanceRead, turn: Turn) -> set[str]:
+        touched = set()
+        for case in self.cases.values():
+            if event.uuid in case.asking:
+                recovery.instance_read(case, event.uuid, event.known, event.instance, turn)
+                touched.add(case.record.host)
+        return touched
+
+    def _call_ended(self, call: Call, outcome: Outcome, detail: str, turn: Turn) -> set[str]:
+        case = self.cases.get(call.recovery)
+        if case is not None:
+            outcomes.call_ended(case, call, outcome, detail, turn)
+        return {call.host}
+
+    # --- the store -------------------------------------------------------------------------------------------------
+
+    def _snapshot(self, world: ev.World, turn: Turn) -> set[str]:
+        """A fresh listing replaces what the watch told; records that the leader writes itself stay its own."""
+        self.world, self.doubt = _own(world), ""
+        self.disarmed = world.disarmed
+        for host in {*world.hosts, *world.alive}:
+            self._view(host, turn.now)
+        for view in self.views.values():
+            view.settings = world.hosts.get(view.name, view.settings)
+            self._lease(view, world.alive.get(view.name), turn)
+            if not self.epoch:
+                view.condemnation = world.condemned.get(view.name)
+        if self.epoch:
+            for name in sorted(set(world.alive) - set(world.hosts)):
+                self._register(name, turn)
+        return set(self.views)
+
+    def _lease(self, view: HostView, alive: HostAlive | None, turn: Turn) -> None:
+        """A registration came, or its lease ended; told through a fresh watch or listing only."""
+        if alive is None:
+            if view.lease_gone_at is None:
+                view.lease_gone_at = turn.now
+            view.alive = view.alive and replace(view.alive, gate="shut", word=None)
+            return
+        view.alive, view.lease_gone_at = alive, None
+
+    def _changed(self, event: ev.StoreChanged, turn: Turn) -> set[str]:
+        value: Any = event.value
+        kind, name = event.kind, event.key[0]
+        if kind is HostAlive:
+            _put(self.world.alive, name, value)
+            self._lease(self._view(name, turn.now), value, turn)
+            if value is not None and self.epoch:
+                self._register(name, turn)
+            return {name}
+        if kind is HostSettings:
+            _put(self.world.hosts, name, value)
+            self._view(name, turn.now).settings = value or HostSettings(name)
+            return {name}
+        if kind is InstanceSeen:
+            _put(self.world.seen, (event.key[0], event.key[1]), value)
+            return {c.record.host for c in self.cases.values() if _verifying(c, event.key[1])}
+        if kind is Condemnation:
+            return self._condemned(name, value, turn)
+        if kind is SegmentSettings:
+            _put(self.world.segments, name, value)
+        elif kind is InstanceSettings:
+            _put(self.world.instances, name, value)
+        elif kind is Recovery:
+            _put(self.world.recoveries, name, value)
+        elif kind is Call:
+            _put(self.world.calls, (event.key[0], event.key[1]), value)
+        return set()
+
+    def _condemned(self, host: str, value: Condemnation | None, turn: Turn) -> set[str]:
+        _put(self.world.condemned, host, value)
+        view = self._view(host, turn.now)
+        case = self._case(host)
+        if value is None:
+            if case is None or case.stage() is Stage.RELEASED or not self.epoch:
+                _uncondemned(view)
+            else:
+                turn.page(host, "its condemnation was deleted by hand while its recovery is open: the recovery goes on")
+        elif view.condemnation is None or view.condemnation.revision != value.revision:
+            view.condemnation = value
+            if self.epoch and view.condemning <= NEVER and case is None:
+                self._adopt(value, turn)
+        return {host}
+
+    def _register(self, host: str, turn: Turn) -> None:
+        """Remember boot and addresses of a living host, for a leader that has never seen it alive."""
+        view = self._view(host, turn.now)
+        alive = view.alive
+        if alive is None or view.condemnation is not None:
+            return
+        wanted = replace(view.settings, last_boot=alive.boot, addresses=dict(alive.addresses))
+        if wanted != view.settings or host not in self.world.hosts:
+            new = host not in self.world.hosts
+            view.settings = wanted
+            self.world.hosts[host] = wanted  # type: ignore[index]
+            turn.out.append(Commit(f"register/{host}", (wanted,)))
+            text = "registered for the first time" if new else "registered"
+            turn.say(host, f"{text}: boot {alive.boot[:8]}, networks {', '.join(sorted(alive.addresses))}")
+        if not alive.hook:
+            turn.say(host, "its libvirt hook is missing: its instances are not safe from a double start", "warning")
+
+    # --- answers of the store ----------------------------------------------------------------------------------------
+
+    def _answered(self, event: ev.Committed | ev.NotCommitted, turn: Turn) -> set[str]:
+        kind, _, name = event.token.partition("/")
+        if kind == "condemn":
+            return self._condemn_answered(name, event, turn)
+        if kind == "release" and isinstance(event, ev.Committed):
+            case = self.cases.get(name)
+            if case is not None:
+                _uncondemned(self.views[case.record.host])
+                return {case.record.host}
+        return set()
+
+    def _condemn_answered(self, host: str, event: ev.Committed | ev.NotCommitted, turn: Turn) -> set[str]:
+        view = self.views[host]
+        pending, view.pending, view.condemning = view.pending, None, NEVER
+        if isinstance(event, ev.Committed) and pending is not None:
+            self._adopt(replace(pending[0], revision=event.revision), turn, pending[1])
+            return {host}
+        view.condemn_again = turn.now + self.settings.poll
+        if isinstance(event, ev.NotCommitted):
+            turn.say(host, f"the condemnation was not written, judged again: {event.detail}", "warning")
+        if view.condemnation is not None and self._case(host) is None:
+            self._adopt(view.condemnation, turn)  # it was written after all: the watch has told
+        return {host}
+
+    def _adopt(self, condemnation: Condemnation, turn: Turn, record: Recovery | None = None) -> Case:
+        """Open the case of a committed condemnation; its record may be missing when only the key survived."""
+        view = self._view(condemnation.host, turn.now)
+        record = record or self.world.recoveries.get(condemnation.recovery)
+        if record is None:
+            c = condemnation
+            record = Recovery(c.recovery, c.host, c.boot, Stage.CONDEMNED, c.reason)
+        record = replace(record, condemned_revision=condemnation.revision)
+        self._supersede(view.name, turn)
+        case = Case(record, committed_at=turn.now)
+        self.cases[record.id] = case
+        view.condemnation, view.state, view.hold = condemnation, HostState.CONDEMNED, ""
+        turn.say(view.name, f"condemned (boot {condemnation.boot[:8] or 'unknown'}): {condemnation.reason}", "warning")
+        return case
+
+    def _supersede(self, host: str, turn: Turn) -> None:
+        """A released host died again before it was in service: its former case ends, its open records stay in force."""
+        for case in [c for c in self.cases.values() if c.record.host == host]:
+            if case.stage() is not Stage.RELEASED:
+                continue
+            case.change(stage=Stage.ENDED, hold="superseded by a later recovery")
+            turn.save(case)
+
+    # --- take-over -------------------------------------------------------------------------------------------------
+
+    def _elected(self, event: ev.Elected, turn: Turn) -> set[str]:
+        self.epoch = turn.epoch = event.epoch
+        self.cases.clear()
+        self._wake_at.clear()
+        self._next_inventory = turn.now + self.settings.inventory_every
+        self._snapshot(event.world, turn)
+        for view in self.views.values():
+            _restart(view)
+            view.condemnation = event.world.condemned.get(view.name)
+        for record in sorted(event.world.recoveries.values(), key=lambda r: r.id):
+            if record.stage is not Stage.ENDED:
+                self._resume(record, turn)
+        for condemnation in event.world.condemned.values():
+            readable = not any(condemnation.recovery in text for text in event.world.unreadable)
+            if self._case(condemnation.host) is None and readable:
+                self._adopt(condemnation, turn)
+        turn.say(
+            "controller", f"leading, epoch {self.epoch}: {len(self.views)} hosts, {len(self.cases)} open recoveries"
+        )
+        for key in event.world.unreadable:
+            turn.page("store", f"{key}")
+        return set(self.views)
+
+    def _resume(self, record: Recovery, turn: Turn) -> None:
+        """Go on with a predecessor's case from what it has written."""
+        case = Case(record, committed_at=turn.now)
+        case.proven_at = case.proof_began = turn.now if record.proof else NEVER
+        case.closed_at = turn.now
+        case.window = self.settings.evacuate_first
+        case.steps = {s.instance: s for s in record.steps}
+        calls = sorted((c for c in self.world.calls.values() if c.recovery == record.id), key=lambda c: (c.epoch, c.id))
+        case.counted = len(calls)
+        for call in calls:
+            if call.kind is CallKind.POWER_OFF:
+                case.off_ordered = turn.now
+            if call.outcome is None:
+                case.open_calls[call.id] = OpenCall(call, turn.now, ended=True)
+            if call.kind is CallKind.EVACUATE:
+                case.last_call[call.instance] = call
+        for uuid, call in case.last_call.items():
+            _resume_step(case, uuid, call, turn)
+        self.cases[record.id] = case
+        view = self._view(record.host, turn.now)
+        view.state = _STATES.get(record.stage, HostState.UNKNOWN)
+        turn.say(
+            record.host, f"recovery {record.id} goes on from stage {record.stage}, {len(case.open_calls)} calls open"
+        )
+
+    # --- driving ---------------------------------------------------------------------------------------------------
+
+    def _case(self, host: str) -> Case | None:
+        """The case about the host's present condemnation, else one that is being put back in service."""
+        mine = [c for c in self.cases.values() if c.record.host == host and c.stage() is not Stage.ENDED]
+        return max(mine, key=lambda c: c.record.condemned_revision, default=None)
+
+    def _drive(self, host: str, turn: Turn) -> None:
+        view = self.views.get(host)
+        if view is None:
+            return
+        case = self._case(host)
+        if case is not None and case.stage() in (Stage.CLOSED, Stage.RELEASED):
+            returning.drive(case, view, turn)
+        elif case is not None:
+            recovery.drive(case, view, turn)
+        for old in [c for c in self.cases.values() if c.record.host == host and c is not case]:
+            recovery.close_waited_out(old, turn)
+        if view.condemnation is None:
+            judge.judge(view, judge.fleet_of(self.views.values(), self.disarmed, self.settings.silence, turn.now), turn)
+        self._forget_ended(turn)
+
+    def _forget_ended(self, turn: Turn) -> None:
+        for case in [c for c in self.cases.values() if c.stage() is Stage.ENDED and not c.open_calls]:
+            del self.cases[case.record.id]
+            self.world.recoveries[case.record.id] = case.written()  # type: ignore[index]
+            self._prune(turn)
+
+    def _prune(self, turn: Turn) -> None:
+        """Keep the journal bounded: the oldest ended recoveries and their calls are deleted."""
+        ended = sorted((r for r in self.world.recoveries.values() if r.stage is Stage.ENDED), key=_ended_wall)
+        for record in ended[: max(0, len(ended) - self.settings.keep_recoveries)]:
+            calls = [k for k in self.world.calls if k[0] == record.id]
+            del self.world.recoveries[record.id]  # type: ignore[attr-defined]
+            turn.out.append(Commit(f"forget/{record.id}", forget=(*calls, (record.id, ""))))
+
+    def _rotate(self, turn: Turn) -> None:
+        """Ask for one living host's instances after another, to tell its gate which are unprotected."""
+        if turn.now < self._next_inventory:
+            return
+        self._next_inventory = turn.now + self.settings.inventory_every
+        online = sorted(v.name for v in self.views.values() if v.state is HostState.ONLINE)
+        if online:
+            self._rotation = (self._rotation + 1) % len(online)
+            turn.read_inventory(self.views[online[self._rotation]])
+
+    def _publish_unprotected(self, event: ev.InventoryRead, turn: Turn) -> None:
+        if not self.epoch:
+            return
+        segment = self.world.segments.get(self.views[event.host].settings.segment)
+        asked = self.world.instances
+        left = tuple(
+            sorted(
+                i.uuid
+                for i in event.instances
+                if planner.protection(i, segment, asked.get(i.uuid), self.settings)[0] is Protect.NONE
+            )
+        )
+        if left != self.world.unprotected.get(event.host, ()):
+            self.world.unprotected[event.host] = left  # type: ignore[index]
+            turn.out.append(Commit(f"unprotected/{event.host}", unprotected=(event.host, left)))
+            turn.say(event.host, f"{len(left)} of its instances are not protected")
+
+
+def _uncondemned(view: HostView) -> None:
+    """The condemnation is gone: the host is judged again, from nothing."""
+    if view.condemnation is not None:
+        view.condemnation, view.state = None, HostState.UNKNOWN
+        judge.clear(view)
+
+
+def _own(world: ev.World) -> ev.World:
+    """The same world in dicts that the engine may change."""
+    return ev.World(
+        alive=dict(world.alive),
+        hosts=dict(world.hosts),
+        segments=dict(world.segments),
+        instances=dict(world.instances),
+        condemned=dict(world.condemned),
+        seen=dict(world.seen),
+        recoveries=dict(world.recoveries),
+        calls=dict(world.calls),
+        disarmed=world.disarmed,
+        unprotected=dict(world.unprotected),
+    )
+
+
+def _put(mapping: Mapping[Any, Any], key: Any, value: Any) -> None:
+    if value is None:
+        mapping.pop(key, None)  # type: ignore[attr-defined]
+    else:
+        mapping[key] = value  # type: ignore[index]
+
+
+def _restart(view: HostView) -> None:
+    """A new leader waits for no answer of the old one and counts no reading of before its election."""
+    view.reading_power = view.reading_service = view.reading_inventory = view.probing = False
+    view.power = view.probe = None
+    view.service_began = view.condemning = view.power_again = view.probe_again = NEVER
+    view.suspect_since = view.back_since = view.service_baseline = None
+    view.hold = ""
+    if view.state is not HostState.MAINTENANCE:
+        view.state = HostState.UNKNOWN
+
+
+def _resume_step(case: Case, uuid: str, call: Call, turn: Turn) -> None:
+    """Where the instance stands by its last call, which may be later than the last saved step."""
+    step = case.steps.get(uuid)
+    if step is None or step.state in CLOSED_STEPS:
+        return
+    if call.outcome is None:
+        case.set(step, state=StepState.ASKED)
+    elif call.outcome is Outcome.DONE and step.state in (StepState.WAITING, StepState.ASKED, StepState.RETRY):
+        case.set(step, state=StepState.MOVING)
+    elif call.outcome is not Outcome.DONE and step.state in (StepState.ASKED, StepState.MOVING):
+        case.set(step, state=StepState.RETRY)
+    case.called_at[uuid] = case.arrived_at[uuid] = turn.now
+
+
+def _verifying(case: Case, uuid: str) -> bool:
+    step = case.steps.get(uuid)
+    return step is not None and step.state is StepState.ARRIVED
+
+
+def _ended_wall(record: Recovery) -> float:
+    return max(record.times_wall.values(), default=0.0)

@@ -1,0 +1,196 @@
+"""Judges one host that is not condemned: online, suspect, or to be condemned now.
+
+By level: called whenever anything about the host may have changed, it compares what is known with the rules of design section 6.
+A host is judged by its beats first; a lost lease or a stuck agent alone makes it sick, never dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vmha.core import explain
+from vmha.core.actions import Commit, Probe
+from vmha.core.gates import Accused, Allow, Fleet, Hold, may_condemn
+from vmha.core.host import Cause, advance
+from vmha.core.model import Condemnation, HostState, PowerState, Recovery, Stage
+from vmha.core.view import NEVER, HostView, Turn
+
+
+def judge(view: HostView, fleet: Fleet, turn: Turn) -> None:
+    """Move the host by what is known now, and ask for what is missing."""
+    if view.settings.maintenance:
+        _maintenance(view, turn)
+        return
+    if view.state is HostState.MAINTENANCE:
+        view.state = advance(view.state, Cause.RESUME)
+    if not view.silent():
+        _heard(view, turn)
+    elif turn.now < silent_since(view) + _patience(view, turn):
+        turn.wake(view.name, silent_since(view) + _patience(view, turn))
+    else:
+        _silent(view, fleet, turn)
+
+
+def silent_since(view: HostView) -> float:
+    """From when on nothing was heard: the last beat, or when we first knew of the host."""
+    return view.last_heard if view.last_heard > NEVER else view.known_since
+
+
+def _patience(view: HostView, turn: Turn) -> float:
+    return turn.settings.silence if view.last_heard > NEVER else turn.settings.start_grace
+
+
+def _maintenance(view: HostView, turn: Turn) -> None:
+    if view.state is not HostState.MAINTENANCE:
+        view.state = advance(view.state, Cause.MAINTAIN)
+        clear(view)
+        turn.say(view.name, "in maintenance: not judged")
+
+
+def clear(view: HostView) -> None:
+    """Forget a suspicion that is over."""
+    view.suspect_since = None
+    view.power = view.probe = None
+    view.hold = ""
+    view.answered_at = view.power_again = view.probe_again = NEVER
+
+
+# --- heard ---------------------------------------------------------------------------------------------------------
+
+
+def _heard(view: HostView, turn: Turn) -> None:
+    sick = sickness(view, turn)
+    if view.state is HostState.SUSPECT and view.suspect_since is not None:
+        turn.say(view.name, f"heard again on {', '.join(sorted(view.heard))}: not suspect any more")
+    if view.suspect_since is not None:
+        clear(view)
+    if not sick:
+        if view.state is not HostState.ONLINE:
+            view.state = advance(view.state, Cause.HEARD)
+            _unhold(view, turn)
+            turn.say(view.name, f"online: beats on {', '.join(sorted(view.heard))}")
+        return
+    if view.state is not HostState.SUSPECT:
+        view.state = advance(view.state, Cause.SICK)
+    _hold(view, Hold(f"{sick}; its beats still come, so it is not fenced and nothing is moved"), turn)
+
+
+def sickness(view: HostView, turn: Turn) -> str:
+    """What is wrong with a host whose beats are heard; empty when nothing is."""
+    if view.stuck > 0:
+        return "vmha-agent is stopped or stuck there"
+    if view.lease_gone_at is not None and turn.now - view.lease_gone_at > turn.settings.host_renew:
+        return "its lease in etcd is gone: vmha-agent is dead, or cut off from etcd"
+    if view.lease_gone_at is not None:
+        turn.wake(view.name, view.lease_gone_at + turn.settings.host_renew + 0.01)
+    return ""
+
+
+# --- silent --------------------------------------------------------------------------------------------------------
+
+
+def _silent(view: HostView, fleet: Fleet, turn: Turn) -> None:
+    if view.suspect_since is None:
+        view.suspect_since = turn.now
+        view.power_again = view.probe_again = NEVER
+        view.state = advance(view.state, Cause.SILENT)
+        turn.say(view.name, explain.suspected(view, turn.now), "warning")
+        turn.read_service(view)
+    _look(view, turn)
+    off = power_off(view)
+    verdict = may_condemn(accusation(view, off), fleet, turn.settings)
+    match verdict:
+        case Hold():
+            _hold(view, verdict, turn)
+        case Allow() if view.condemning > NEVER:
+            pass  # the answer to the commit is awaited
+        case Allow() if turn.now < view.condemn_again:
+            turn.wake(view.name, view.condemn_again)
+        case Allow():
+            condemn(view, explain.verdict(view, off, turn.now), turn)
+
+
+def _look(view: HostView, turn: Turn) -> None:
+    """Read power and ask its kernel, again and again while it is suspect: both are harmless."""
+    if not view.reading_power:
+        if turn.now >= view.power_again:
+            turn.read_power(view)
+        else:
+            turn.wake(view.name, view.power_again)
+    if view.probing:
+        return
+    addresses = view.alive.addresses if view.alive else view.settings.addresses
+    if turn.now < view.probe_again:
+        turn.wake(view.name, view.probe_again)
+    elif addresses:
+        view.probing = True
+        turn.out.append(Probe(view.name, addresses, turn.settings.probe_timeout))
+
+
+def power_off(view: HostView) -> bool:
+    """Its device reads off, and nothing was heard since the reading began."""
+    return view.power is not None and view.power.state is PowerState.OFF and view.last_heard < view.power.began
+
+
+def accusation(view: HostView, off: bool) -> Accused:
+    """What is known of a suspect, for the gates."""
+    probe = view.probe
+    since = view.suspect_since if view.suspect_since is not None else NEVER
+    asked = probe is not None and probe.began >= since and any(a is False for a in probe.answers.values())
+    answers: tuple[str, ...] = ()
+    if probe is not None and probe.began >= since:
+        answers = tuple(sorted(n for n, a in probe.answers.items() if a))
+    read = view.power is not None
+    return Accused(
+        host=view.name,
+        power_off=off,
+        kernel_answers=answers,
+        kernel_asked=asked,
+        lease_gone=view.lease_gone_at is not None and read,
+    )
+
+
+def condemn(view: HostView, reason: str, turn: Turn) -> None:
+    """Write the condemnation and its recovery; nothing follows before the store has answered."""
+    view.condemning = turn.now
+    recovery_id = f"{view.name}-{turn.epoch:x}-{len(turn.cases) + 1}-{int(turn.wall)}"
+    boot = view.boot()
+    times = {"suspected": turn.wall - (turn.now - (view.suspect_since or turn.now)), "condemned": turn.wall}
+    if view.last_heard > NEVER:
+        times["last_beat"] = turn.wall - (turn.now - view.last_heard)
+    record = Recovery(recovery_id, view.name, boot, Stage.CONDEMNED, reason, times_wall=times)
+    condemnation = Condemnation(view.name, boot, recovery_id, reason, turn.wall)
+    view.pending = (condemnation, record)
+    turn.out.append(Commit(f"condemn/{view.name}", (condemnation, record), fresh=view.name, once=True))
+    turn.wake(view.name, turn.now + turn.settings.power_every)
+
+
+# --- holds ---------------------------------------------------------------------------------------------------------
+
+
+def _hold(view: HostView, verdict: Hold, turn: Turn) -> None:
+    """Say once why nothing is done, and page a person now and again for as long as it lasts (I13)."""
+    if view.hold != verdict.reason:
+        view.hold, view.hold_since, view.paged_at = verdict.reason, turn.now, NEVER
+        turn.say(view.name, f"hold: {verdict.reason}", "warning" if verdict.page else "info")
+    if not verdict.page:
+        return
+    if turn.now >= view.paged_at + turn.settings.hold_page_every:
+        view.paged_at = turn.now
+        turn.page(view.name, verdict.reason)
+    turn.wake(view.name, view.paged_at + turn.settings.hold_page_every)
+
+
+def _unhold(view: HostView, turn: Turn) -> None:
+    if view.hold:
+        turn.say(view.name, f"hold is over: {view.hold}")
+    view.hold = ""
+
+
+def fleet_of(views: Iterable[HostView], disarmed: bool, turn_settings_silence: float, now: float) -> Fleet:
+    """The cloud as it is now; hosts in maintenance do not count."""
+    counted = [v for v in views if not v.settings.maintenance]
+    heard = frozenset(v.name for v in counted if not v.silent())
+    silent = {v.name for v in counted if v.silent() and now - silent_since(v) >= turn_settings_silence}
+    condemned = {v.name for v in counted if v.condemnation is not None}
+    return Fleet(len(counted), frozenset(silent | condemned), heard, disarmed)

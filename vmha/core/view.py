@@ -1,0 +1,218 @@
+"""What the engine holds in its hands: one HostView a host, one Case a recovery, one Turn a step.
+
+These are the only mutable things of the core; they belong to the engine and are changed in no other thread.  Times are those of
+the engine's clock; ``-inf`` means never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from vmha.core.actions import Action, Commit, Page, ReadInstance, ReadInventory, ReadPower, ReadService, Say, StartCall
+from vmha.core.calls import OpenCall, conflicts
+from vmha.core.events import PowerRead, Probed, World
+from vmha.core.model import (
+    Call,
+    CallKind,
+    Condemnation,
+    HostAlive,
+    HostSettings,
+    HostState,
+    Instance,
+    Migration,
+    Recovery,
+    Service,
+    Stage,
+    Step,
+)
+from vmha.core.settings import Settings
+
+NEVER = float("-inf")
+
+
+@dataclass(slots=True)
+class HostView:
+    """All that is known of one host.  ``heard``: networks on which its beats come now."""
+
+    name: str
+    settings: HostSettings
+    known_since: float
+    state: HostState = HostState.UNKNOWN
+    alive: HostAlive | None = None
+    lease_gone_at: float | None = None  # seen through a fresh watch
+    heard: dict[str, float] = field(default_factory=dict)
+    last_heard: float = NEVER
+    last_boot: str = ""  # of the last accepted beat
+    stuck: float = 0.0
+    suspect_since: float | None = None
+    power: PowerRead | None = None
+    reading_power: bool = False
+    power_again: float = NEVER
+    probe: Probed | None = None
+    probing: bool = False
+    probe_again: float = NEVER
+    answered_at: float = NEVER  # when its kernel last answered ICMP
+    service: Service | None = None
+    service_began: float = NEVER
+    reading_service: bool = False
+    service_again: float = NEVER
+    reading_inventory: bool = False
+    inventory_again: float = NEVER
+    condemnation: Condemnation | None = None
+    condemning: float = NEVER  # when the commit of a condemnation was asked for; its answer is awaited
+    pending: tuple[Condemnation, Recovery] | None = None  # what that commit writes
+    condemn_again: float = NEVER
+    hold: str = ""
+    hold_since: float = NEVER
+    paged_at: float = NEVER
+    back_since: float | None = None  # a later boot of the condemned host has registered
+    service_baseline: float | None = None  # Nova's time of the last report before the return
+
+    def silent(self) -> bool:
+        """No network is heard."""
+        return not self.heard
+
+    def boot(self) -> str:
+        """The boot that a verdict would be about: of the last beat, else registered, else remembered."""
+        return self.last_boot or (self.alive.boot if self.alive else "") or self.settings.last_boot
+
+
+@dataclass(slots=True)
+class Case:
+    """One recovery while it is driven.  ``committed_at``: our clock at the commit's answer, or our own election."""
+
+    record: Recovery
+    committed_at: float
+    steps: dict[str, Step] = field(default_factory=dict)
+    open_calls: dict[str, OpenCall] = field(default_factory=dict)
+    last_call: dict[str, Call] = field(default_factory=dict)  # by instance: its last evacuate call
+    counted: int = 0  # calls made so far, for their names
+    inventory: dict[str, Instance] | None = None
+    inventory_began: float = NEVER
+    migrations: tuple[Migration, ...] = ()
+    retry_at: dict[str, float] = field(default_factory=dict)
+    called_at: dict[str, float] = field(default_factory=dict)  # when Nova took the last evacuate call
+    arrived_at: dict[str, float] = field(default_factory=dict)
+    asking: set[str] = field(default_factory=set)  # instances whose read is under way
+    ask_again: dict[str, float] = field(default_factory=dict)
+    window: int = 1
+    host_retry: float = NEVER  # no host call before this
+    host_failures: int = 0
+    off_ended: float = NEVER
+    off_ordered: float = NEVER
+    proven_at: float = NEVER
+    closed_at: float = NEVER
+    proof_began: float = NEVER  # begin of the reading that proved the death, or our election
+    refuted: bool = False
+    dirty: bool = False
+    saved: float = NEVER
+    paged: set[str] = field(default_factory=set)
+
+    def stage(self) -> Stage:
+        return self.record.stage
+
+    def change(self, **fields: object) -> None:
+        """Replace fields of the record; it is saved at the end of the turn."""
+        self.record = replace(self.record, **fields)  # type: ignore[arg-type]
+        self.dirty = True
+
+    def set(self, step: Step, **fields: object) -> None:
+        """Replace fields of a step."""
+        self.steps[step.instance] = replace(step, **fields)  # type: ignore[arg-type]
+        self.dirty = True
+
+    def stamp(self, name: str, wall: float) -> None:
+        """Remember the first wall time of a named moment (for display)."""
+        if name not in self.record.times_wall:
+            self.change(times_wall={**self.record.times_wall, name: wall})
+
+    def written(self) -> Recovery:
+        """The record as it goes to the store."""
+        ordered = sorted(self.steps.values(), key=lambda s: s.order)
+        return replace(self.record, steps=tuple(ordered))
+
+
+@dataclass(slots=True)
+class Turn:
+    """One step of the engine: the time, what may be asked, and the actions decided so far."""
+
+    now: float
+    wall: float
+    settings: Settings
+    epoch: int
+    views: dict[str, HostView]
+    cases: dict[str, Case]
+    world: World
+    out: list[Action]
+    wakes: dict[str, float]
+
+    def wake(self, host: str, at: float) -> None:
+        """Look at the host again at this time at the latest."""
+        self.wakes[host] = min(at, self.wakes.get(host, at))
+
+    def say(self, subject: str, text: str, level: str = "info") -> None:
+        self.out.append(Say(level, subject, text))
+
+    def page(self, subject: str, text: str) -> None:
+        self.out.append(Page(subject, text))
+
+    def open_calls(self) -> Iterator[OpenCall]:
+        for case in self.cases.values():
+            yield from case.open_calls.values()
+
+    def free(self, kind: CallKind, host: str, instance: str = "") -> bool:
+        """No open record, ours or a predecessor's, forbids such a call."""
+        return conflicts(self.open_calls(), kind, host, instance) is None
+
+    def call(self, case: Case, kind: CallKind, *, save: bool = False, **fields: object) -> Call:
+        """Start one outside call: its record is opened here and now, so that nothing else is started beside it."""
+        case.counted += 1
+        call = Call(
+            id=f"{self.epoch:x}-{case.counted:05d}",
+            recovery=case.record.id,
+            kind=kind,
+            host=case.record.host,
+            epoch=self.epoch,
+            condemned_revision=case.record.condemned_revision,
+            at_wall=self.wall,
+            **fields,  # type: ignore[arg-type]
+        )
+        case.open_calls[call.id] = OpenCall(call, self.now)
+        self.out.append(StartCall(call, case.written() if save else None))
+        if save:
+            case.dirty, case.saved = False, self.now
+        return call
+
+    def save(self, case: Case) -> None:
+        """Write the recovery now."""
+        case.dirty, case.saved = False, self.now
+        self.out.append(Commit(f"save/{case.record.id}", (case.written(),)))
+
+    def read_power(self, view: HostView) -> None:
+        if not view.reading_power:
+            view.reading_power = True
+            self.out.append(ReadPower(view.name, self.settings.power_timeout))
+
+    def read_service(self, view: HostView) -> None:
+        if not view.reading_service and self.now >= view.service_again:
+            view.reading_service, view.service_again = True, self.now + self.settings.poll
+            self.out.append(ReadService(view.name, self.settings.read_timeout))
+        elif not view.reading_service:
+            self.wake(view.name, view.service_again)
+
+    def read_inventory(self, view: HostView) -> None:
+        if not view.reading_inventory and self.now >= view.inventory_again:
+            view.reading_inventory, view.inventory_again = True, self.now + self.settings.poll
+            self.out.append(ReadInventory(view.name, self.settings.read_timeout))
+        elif not view.reading_inventory:
+            self.wake(view.name, view.inventory_again)
+
+    def read_instance(self, case: Case, uuid: str) -> None:
+        again = case.ask_again.get(uuid, NEVER)
+        if uuid not in case.asking and self.now >= again:
+            case.asking.add(uuid)
+            case.ask_again[uuid] = self.now + self.settings.poll
+            self.out.append(ReadInstance(uuid, self.settings.read_timeout))
+        elif uuid not in case.asking:
+            self.wake(case.record.host, again)
