@@ -72,7 +72,8 @@ def power_off(settings: Settings, machine: str) -> None:
 
 def _forget(settings: Settings, machine: str) -> None:
     """Remove what was only true of the last boot."""
-    for old in (*settings.run(machine).glob("services/*"), settings.run(machine) / "boot.json"):
+    run = settings.run(machine)
+    for old in (*run.glob("services/*"), run / "boot.json", run / "conductor-listens"):
         old.unlink(missing_ok=True)
 
 

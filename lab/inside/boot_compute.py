@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lab import services
 from lab.inside import mounts
-from lab.inside.common import Say, environment, start_vmha, wait_for_port
+from lab.inside.common import Say, await_consumer, conductor_mark, environment, start_vmha
 from lab.processes import run, wait_until
 from lab.settings import HOME, REPO, Settings
 
@@ -100,10 +100,10 @@ def _libvirt_answers() -> bool:
 
 
 def _start_nova(settings: Settings, machine: str, env: dict[str, str], say: Say) -> None:
-    control = settings.address("ctl", "management")
-    for what, port in (("RabbitMQ", 5672), ("Keystone", 5000), ("Placement", 8778)):
-        say(f"waiting for {what}")
-        wait_for_port(what, control, port, 300)
+    say("waiting for nova-conductor")
+    wait_until(conductor_mark(settings).exists, 300, f"nova-conductor to listen (see {settings.log('ctl')})")
     config = settings.etc / machine
     argv = ["nova-compute", "--config-file", str(config / "nova.conf"), "--config-file", str(config / "nova-compute.conf")]
     services.launch(settings, machine, "nova-compute", [str(settings.venv / "bin" / argv[0]), *argv[1:]], env)
+    say("waiting for nova-compute")
+    await_consumer(settings, f"compute.{machine}", 180, f"nova-compute of {machine} (see {settings.log(machine)})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lab.inside.common import Say, start_etcd, start_vmha
+from lab.inside.common import Say, await_etcd, start_etcd, start_vmha
 from lab.settings import Settings
 
 
@@ -15,3 +15,4 @@ def boot(settings: Settings, machine: str, say: Say) -> None:
     start_etcd(settings, machine)
     if cloud_is_up(settings):
         start_vmha(settings, machine, "vmha-controller", say)
+    await_etcd(settings, machine, say)

@@ -6,7 +6,15 @@ import os
 
 from lab import services
 from lab.inside import catalog, database
-from lab.inside.common import Say, environment, start_etcd, wait_for_port
+from lab.inside.common import (
+    Say,
+    await_consumer,
+    await_etcd,
+    conductor_mark,
+    environment,
+    start_etcd,
+    wait_for_port,
+)
 from lab.processes import write_atomically
 from lab.settings import HOME, Settings
 
@@ -16,6 +24,7 @@ ERLANG = "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none"
 def boot(settings: Settings, machine: str, say: Say) -> None:
     start_etcd(settings, machine)
     if settings.light:
+        await_etcd(settings, machine, say)
         return
     env = environment(settings, machine) | _service_folders(settings)
     _start_rabbit(settings, env)
@@ -29,13 +38,17 @@ def boot(settings: Settings, machine: str, say: Say) -> None:
     say("waiting for RabbitMQ")
     wait_for_port("RabbitMQ", settings.address("ctl", "management"), 5672, 120)
     say("starting Nova and Neutron")
-    _serve(settings, env, "neutron", "neutron.wsgi.api", 9696)
     config = [f"--config-file={settings.etc / 'ctl' / name}" for name in ("nova.conf", "nova-database.conf")]
     for name in ("nova-conductor", "nova-scheduler"):
         services.launch(settings, machine, name, [str(settings.venv / "bin" / name), *config], env)
+    _serve(settings, env, "neutron", "neutron.wsgi.api", 9696)
     _serve(settings, env, "nova-api", "nova.wsgi.osapi_compute", 8774)
+    # lets the compute hosts start nova-compute: a message sent before the conductor listens is lost, and waited for
+    await_consumer(settings, "conductor", 180, "nova-conductor")
+    conductor_mark(settings).touch()
     say("waiting for the services to answer")
     catalog.make_resources(settings)
+    await_etcd(settings, machine, say)
 
 
 def _start_rabbit(settings: Settings, env: dict[str, str]) -> None:

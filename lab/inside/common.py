@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 from lab import services
-from lab.processes import wait_until
-from lab.settings import HOME, Settings
+from lab.errors import LabError
+from lab.processes import run, wait_until
+from lab.settings import HOME, PASSWORD, Settings
 
 Say = Callable[[str], None]
 
@@ -31,6 +35,11 @@ def wait_for_port(what: str, address: str, port: int, seconds: float) -> None:
     wait_until(lambda: port_open(address, port), seconds, f"{what} to listen on {address}:{port}")
 
 
+def conductor_mark(settings: Settings) -> Path:
+    """There once nova-conductor of this boot of ctl listens."""
+    return settings.run("ctl") / "conductor-listens"
+
+
 def start_etcd(settings: Settings, machine: str) -> None:
     """This machine's member of the three; its data is on the machine's disk."""
     address = settings.address(machine, "management")
@@ -52,6 +61,30 @@ def start_etcd(settings: Settings, machine: str) -> None:
     }
     argv = ["/usr/bin/etcd", *(f"--{name}={value}" for name, value in options.items())]
     services.launch(settings, machine, "etcd", argv, services.current_environment())
+
+
+def await_etcd(settings: Settings, machine: str, say: Say) -> None:
+    """Wait until this machine's member sees a leader and a quorum."""
+    say("waiting for etcd's quorum")
+    where = settings.log(machine) / "etcd.log"
+    wait_until(_etcd_is_healthy, 60, f"etcd of {machine} to have a quorum (see {where}; are two of three members on?)")
+
+
+def _etcd_is_healthy() -> bool:
+    try:
+        with urllib.request.urlopen("http://127.0.0.1:2379/health", timeout=2) as answer:
+            return bool(json.load(answer)["health"] == "true")
+    except (OSError, ValueError):
+        return False
+
+
+def await_consumer(settings: Settings, queue: str, seconds: float, what: str) -> None:
+    """Wait until a service takes messages from its RabbitMQ queue: until then it can be asked nothing."""
+    python, script = str(settings.venv / "bin" / "python"), str(HOME / "inside" / "await_consumer.py")
+    try:
+        run([python, "-P", script, settings.address("ctl", "management"), PASSWORD, queue, f"{seconds:g}"])
+    except LabError as error:
+        raise LabError(f"{what} does not listen: {error}") from None
 
 
 def start_vmha(settings: Settings, machine: str, program: str, say: Say) -> None:
