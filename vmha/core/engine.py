@@ -377,6 +377,9 @@ class Engine:
 
     def _resume(self, record: Recovery, turn: Turn) -> None:
         """Go on with a predecessor's case from what it has written."""
+        condemnation = self.world.condemned.get(record.host)
+        if condemnation is not None and condemnation.recovery == record.id:
+            record = replace(record, condemned_revision=condemnation.revision)
         case = Case(record, committed_at=turn.now)
         case.proven_at = case.proof_began = turn.now if record.proof else NEVER
         case.closed_at = turn.now

@@ -40,6 +40,7 @@ class Accused:
     host: str
     power_off: bool
     kernel_answers: tuple[str, ...] = ()  # networks whose ICMP echo was answered
+    probed: bool = False  # its kernel's answers since the suspicion are in
     kernel_asked: bool = False  # at least one network could be asked and was silent
     lease_gone: bool = False  # seen through a fresh watch
 
@@ -76,6 +77,8 @@ def _answers(accused: Accused) -> Hold:
 def _unproven(accused: Accused, fleet: Fleet, settings: Settings) -> Allow | Hold:
     if not accused.lease_gone:
         return Hold("its lease is not known to be gone yet", page=False)
+    if not accused.probed:
+        return Hold("its kernel has not been asked yet", page=False)
     if not accused.kernel_asked:
         return Hold("none of its addresses could be asked by ICMP: the observer's own network may be down")
     others = fleet.total - 1

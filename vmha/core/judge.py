@@ -134,19 +134,16 @@ def power_off(view: HostView) -> bool:
 
 def accusation(view: HostView, off: bool) -> Accused:
     """What is known of a suspect, for the gates."""
-    probe = view.probe
     since = view.suspect_since if view.suspect_since is not None else NEVER
-    asked = probe is not None and probe.began >= since and any(a is False for a in probe.answers.values())
-    answers: tuple[str, ...] = ()
-    if probe is not None and probe.began >= since:
-        answers = tuple(sorted(n for n, a in probe.answers.items() if a))
-    read = view.power is not None
+    probe = view.probe if view.probe is not None and view.probe.began >= since else None
+    answers = probe.answers if probe is not None else {}
     return Accused(
         host=view.name,
         power_off=off,
-        kernel_answers=answers,
-        kernel_asked=asked,
-        lease_gone=view.lease_gone_at is not None and read,
+        kernel_answers=tuple(sorted(n for n, a in answers.items() if a)),
+        probed=probe is not None,
+        kernel_asked=any(a is False for a in answers.values()),
+        lease_gone=view.lease_gone_at is not None and view.power is not None,
     )
 
 

@@ -67,7 +67,7 @@ def hold(case: Case, turn: Turn, reason: str, page: bool = True) -> None:
     """Wait, and say why; a person is paged once for each reason."""
     if case.record.hold != reason:
         case.change(hold=reason)
-        turn.say(case.record.host, f"recovery {case.record.id} holds: {reason}", "warning")
+        turn.say(case.record.host, f"recovery {case.record.id} holds: {reason}", "warning" if page else "info")
     if page and reason not in case.paged:
         case.paged.add(reason)
         turn.page(case.record.host, reason)
@@ -255,6 +255,7 @@ def _stuck_task(case: Case, step: Step, instance: Instance, turn: Turn) -> None:
         turn.say(case.record.host, f"instance {step.name or step.instance} waits: {text}", "warning")
     case.set(step, state=StepState.RETRY, reason=text)
     case.retry_at[step.instance] = turn.now + turn.settings.retry_first
+    turn.wake(case.record.host, case.retry_at[step.instance])
 
 
 def evacuate(case: Case, step: Step, turn: Turn) -> None:
