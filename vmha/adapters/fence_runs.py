@@ -85,15 +85,18 @@ def _run_of(out: str, err: str, answer: str) -> Run:
 def read_all(fds: list[int], until: float, clock: Clock) -> list[str]:
     """The texts (each bounded) of pipes until all have ended, or clock time ``until``."""
     texts = dict.fromkeys(fds, b"")
-    open_fds = set(fds)
+    poll, open_fds = select.poll(), set(fds)
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
     while open_fds:
-        ready, _, _ = select.select(list(open_fds), [], [], max(0.0, until - clock.now()))
+        ready = poll.poll(max(0.0, until - clock.now()) * 1000)
         if not ready:
             break
-        for fd in ready:
+        for fd, _ in ready:
             chunk = os.read(fd, 4096)
             if not chunk:
                 open_fds.discard(fd)
+                poll.unregister(fd)
             texts[fd] += chunk[: OUTPUT_LIMIT - len(texts[fd])]
     return [texts[fd].decode("utf-8", "replace") for fd in fds]
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from vmha.ports import Clock
 
-ECHO, ECHO_REPLY, ICMP4_UNREACHABLE = 8, 0, 3
+ECHO, ECHO_REPLY = 8, 0
 ECHO6, ECHO6_REPLY = 128, 129
 NONCE = 16
 AGAIN = 0.3  # seconds after which the question is repeated: one lost packet is not silence
@@ -48,7 +48,7 @@ class _Question:
 def checksum(packet: bytes) -> int:
     """The Internet checksum (RFC 1071)."""
     padded = packet + b"\0" * (len(packet) % 2)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    total = sum(int(word) for word in struct.unpack(f"!{len(padded) // 2}H", padded))
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF
 
@@ -94,7 +94,7 @@ def _ask(address: str) -> _Question | None:
         return None
     try:
         # connected: the kernel passes on only what comes from that address, and tells when it cannot be reached from here
-        sock.connect(socket.getaddrinfo(address, 0, type=socket.SOCK_RAW, flags=socket.AI_NUMERICHOST)[0][4])
+        sock.connect(socket.getaddrinfo(address, None, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[0][4])
         nonce = os.urandom(NONCE)
         question = _Question(address, echo_request(version, nonce[0] << 8 | nonce[1], nonce), sock, nonce)
         sock.send(question.packet)
@@ -114,7 +114,7 @@ def _hear(question: _Question) -> None:
     except BlockingIOError:
         return
     except OSError:
-        # an error report: a router or our own kernel has no way there (neighbour unresolved); others say so of us too
+        # an error report after the question was taken: no neighbour answered, or a router has no way there; not an answer
         return
 
 
@@ -124,6 +124,14 @@ def _repeat(questions: list[_Question]) -> None:
             question.sock.send(question.packet)
         except OSError:
             continue
+
+
+def _readable(questions: list[_Question], timeout: float) -> list[_Question]:
+    poll = select.poll()  # select() would refuse descriptors above 1023
+    by_fd = {question.sock.fileno(): question for question in questions}
+    for fd in by_fd:
+        poll.register(fd, select.POLLIN)
+    return [by_fd[fd] for fd, _ in poll.poll(max(1.0, timeout * 1000))]
 
 
 class Icmp:
@@ -153,7 +161,5 @@ class Icmp:
             if now >= again:
                 _repeat(open_ones)
                 again = now + AGAIN
-            ready, _, _ = select.select([one.sock for one in open_ones], [], [], min(until, again) - now)
-            for question in open_ones:
-                if question.sock in ready:
-                    _hear(question)
+            for question in _readable(open_ones, min(until, again) - now):
+                _hear(question)

@@ -151,9 +151,10 @@ class Worker:
         """The next line, or None once the worker is dead (killed here when ``until`` passed) and all it said was read."""
         assert self._process.stdout is not None
         fd = self._process.stdout.fileno()
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
         while b"\n" not in self._rest:
-            ready, _, _ = select.select([fd], [], [], max(0.0, until - clock.now()))
-            if not ready:
+            if not poll.poll(max(0.0, until - clock.now()) * 1000):
                 self.end()  # its pipe then reads to the end, and tells whether sending had begun
                 until = clock.now() + GRACE
                 continue
