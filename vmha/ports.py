@@ -178,8 +178,12 @@ class Fencer(Protocol):
     def status(self, host: str, timeout: float) -> PowerReading:
         """Read the power back.  Never raises for the device: an unanswered or refused question is UNKNOWN with detail."""
 
-    def off(self, host: str, limit: float) -> tuple[Outcome, str]:
-        """Order "off" (never "reboot").  DONE means only that the order was taken: read back to know."""
+    def off(self, host: str, limit: float, sent: float | None = None) -> tuple[Outcome, str]:
+        """Order "off" (never "reboot").  DONE means only that the order was taken: read back to know.
+
+        The run ends at ``sent + limit`` at the latest (``sent``: clock time at which the commit of the order was sent; without
+        it, from now), with all its children, whatever becomes of this process.  When this returns the run is over.
+        """
 
 
 class Prober(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import struct
 import threading
@@ -54,6 +55,7 @@ class BeatReceiver:
         self._heard = 0
         self._said: dict[tuple[str, str], float] = {}
         self._closing = False
+        self._drained: dict[str, float] = {}  # network to the time up to which its socket was read empty
         self._sockets: list[tuple[str, socket.socket]] = []
         try:
             for network, address, port in binds:
@@ -77,6 +79,14 @@ class BeatReceiver:
         """Beats heard, and refusals (challenged ones too) by reason, since the start."""
         with self._lock:
             return self._heard, dict(self._refusals)
+
+    def heard_until(self, now: float) -> float:
+        """The time up to which everything that arrived has been handed to the sink: silence is judged no further."""
+        unread = select.poll()
+        for _, s in self._sockets:
+            unread.register(s, select.POLLIN)
+        waiting = {fd for fd, _ in unread.poll(0)}
+        return min((self._drained.get(n, now) for n, s in self._sockets if s.fileno() in waiting), default=now)
 
     def close(self) -> None:
         """End the threads and close the sockets."""
@@ -111,6 +121,7 @@ class BeatReceiver:
             try:
                 datagram, source = s.recvfrom(wire.MAX_SIZE + 1, socket.MSG_DONTWAIT)
             except OSError:
+                self._drained[network] = now
                 return
         self._one(network, s, datagram, source, now)
 

@@ -22,7 +22,7 @@ class Settings:
     start_grace: float = 3.0  # a host never heard is judged this long after we first knew of it
     power_every: float = 1.0  # between two readings of a suspect's power
     probe_every: float = 1.0
-    probe_timeout: float = 0.3
+    probe_timeout: float = 0.8
     power_timeout: float = 10.0  # one reading; longer is unknown
     icmp_answer_holds: bool = True  # a kernel that answers is not condemned (safety.md section 6)
     # leases

@@ -1,0 +1,97 @@
+"""The core's settings as options: each field of ``vmha.core.settings.Settings`` that an operator may change, in groups.
+
+Defaults and types come from ``Settings`` itself; ``settings`` refuses every set that breaks a relation of safety.md with
+all the sentences that say what to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from enum import StrEnum
+from typing import Any
+
+from oslo_config import cfg
+
+from vmha.core.model import Protect
+from vmha.core.settings import Settings, check
+from vmha.errors import BadConfig
+
+DETECTION = {
+    "silence": "Seconds without a beat on any network after which a host is suspect. Suspicion alone only asks: nothing is fenced by it.",
+    "start_grace": "Seconds that a host which this controller has never heard gets before it is suspect.",
+    "power_every": "Seconds between two readings of a suspect's power.",
+    "power_timeout": "Seconds after which a reading of a fencing device counts as unknown.",
+    "probe_every": "Seconds between two ICMP questions to a suspect's kernel.",
+    "icmp_answer_holds": "A silent host whose kernel still answers ICMP is held and a person paged, instead of condemned.",
+    "host_lease": "Seconds of a host's lease in etcd; the agents' lease_ttl must be the same.",
+    "leader_lease": "Seconds of the leader's lease in etcd: how long a leader whose machine died is still waited for. etcd grants no "
+    "less than 2.",
+    "leader_renew": "Seconds between two renewals of the leader's lease.",
+}
+CALLS = {
+    "start_limit": "Seconds within which a call to Nova must have been sent after its record was. A kernel timer ends it otherwise.",
+    "call_limit": "Seconds within which a call that was sent takes effect or never does. It must exceed the time-outs of every proxy before Nova.",
+    "fence_limit": "Seconds after which a fence agent is killed, with all its children.",
+    "drift": "Largest relative drift between two clocks.",
+    "read_timeout": "Seconds to wait for an answer to a read of Nova.",
+    "read_fresh": "A call follows a read of its instance or service that began at most this many seconds ago.",
+    "fence_again": "Seconds between two orders to power off that did not help.",
+}
+RECOVERY = {
+    "evacuate_first": "Evacuations in flight at the start of a recovery; the number rises with each success and is halved by each failure.",
+    "evacuate_most": "Evacuations in flight at the most.",
+    "poll": "Seconds between two looks at Nova's migration records while instances are moving.",
+    "retry_first": "Seconds until a failed evacuation is tried again; doubled each time.",
+    "retry_most": "Seconds between two tries at the most.",
+    "evacuate_retries": "Tries after which a person is paged; trying goes on.",
+    "recover_errors": "Evacuate instances too that were in error before their host died.",
+    "return_to_service": "Put a fenced host that came back and was reconciled in service by itself; else run vmha-manage host release.",
+    "stability_delay": "Seconds that a returned host must stay up before it is put in service.",
+}
+GATES = {
+    "max_down": "Hosts that may be down or being fenced at once; more are held as a storm. The smallest cap wins, one host is always allowed.",
+    "max_down_percent": "The same as a percentage of all hosts, those already down counted.",
+    "hold_page_every": "Seconds between two pages about a hold that lasts.",
+    "dry_run": "Say what would be condemned, and condemn nothing.",
+}
+POLICY = {
+    "protect_default": "Protection of instances for which nothing nearer says otherwise: none, restart, host, full.",
+    "metadata_key": "Server metadata in which a tenant asks for a protection.",
+    "tenant_may_set": "Whether that metadata counts.",
+    "inventory_every": "Seconds between two reads of living hosts' instances (one host after another), to know which are unprotected.",
+    "keep_recoveries": "Ended recoveries kept in etcd; the oldest are deleted.",
+}
+GROUPS: Mapping[str, Mapping[str, str]] = {
+    "detection": DETECTION,
+    "calls": CALLS,
+    "recovery": RECOVERY,
+    "gates": GATES,
+    "policy": POLICY,
+}
+_TYPES: dict[type, Any] = {float: cfg.FloatOpt, int: cfg.IntOpt, bool: cfg.BoolOpt, str: cfg.StrOpt}
+_DEFAULTS: Mapping[str, Any] = {f.name: f.default for f in fields(Settings)}
+
+
+def _option(name: str, text: str) -> cfg.Opt:
+    default = _DEFAULTS[name]
+    if isinstance(default, StrEnum):
+        return cfg.StrOpt(name, default=str(default), choices=[str(p) for p in Protect], help=text)
+    option: cfg.Opt = _TYPES[type(default)](name, default=default, help=text)
+    return option
+
+
+def options() -> list[tuple[str, list[cfg.Opt]]]:
+    """(group, options) of every group of the core's settings."""
+    return [(group, [_option(name, text) for name, text in names.items()]) for group, names in GROUPS.items()]
+
+
+def settings(conf: cfg.ConfigOpts, **fixed: Any) -> Settings:
+    """The checked settings; ``fixed`` ones come from elsewhere.  BadConfig with every reason."""
+    values: dict[str, Any] = {name: conf[group][name] for group, names in GROUPS.items() for name in names}
+    values["protect_default"] = Protect(values["protect_default"])
+    found = Settings(**values, **fixed)
+    wrong = list(check(found))
+    if wrong:
+        raise BadConfig("unsafe settings: " + "; ".join(wrong))
+    return found

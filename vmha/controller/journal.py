@@ -1,0 +1,135 @@
+"""Writes the leader's records, in order, in transactions that compare the epoch.
+
+One thread, one queue: a later record of a recovery never overtakes an earlier one.  A write without an answer is repeated (the same
+bytes again do no harm) until it is answered, refused or the leadership is over; only a decision that may be stale later
+(``once``) is tried a single time, its unknown outcome told.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+from vmha.core import actions as act
+from vmha.core import events as ev
+from vmha.core.model import (
+    Call,
+    Condemnation,
+    HostAlive,
+    HostSettings,
+    InstanceSeen,
+    InstanceSettings,
+    Recovery,
+    SegmentSettings,
+)
+from vmha.errors import LeadershipLost, StoreConflict, StoreUnavailable
+from vmha.ports import Store
+from vmha.wire import keys, records
+
+LOG = logging.getLogger(__name__)
+PAUSE = 0.2  # seconds between two tries of a write without an answer
+
+
+def key_of(value: ev.Stored) -> str:
+    """The key at which a record is written."""
+    match value:
+        case HostAlive(host=host):
+            return keys.alive(host)
+        case HostSettings(host=host):
+            return keys.host_settings(host)
+        case SegmentSettings(name=name):
+            return keys.segment_settings(name)
+        case InstanceSettings(uuid=uuid):
+            return keys.instance_settings(uuid)
+        case Condemnation(host=host):
+            return keys.condemned(host)
+        case InstanceSeen(host=host, uuid=uuid):
+            return keys.instance(host, uuid)
+        case Recovery(id=recovery):
+            return keys.recovery(recovery)
+        case Call(id=call, recovery=recovery):
+            return keys.call(recovery, call)
+
+
+class Journal:
+    """The writer.  ``give`` takes its answers as events; ``refused`` tells the last epoch that the store refused."""
+
+    def __init__(self, store: Store, give: Callable[[ev.Event], None]) -> None:
+        self._store = store
+        self._give = give
+        self.refused = 0
+        self._queue: queue.SimpleQueue[tuple[int, act.Commit] | None] = queue.SimpleQueue()
+        self._epoch = 0
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._stopping = threading.Event()
+        self._thread.start()
+
+    def lead(self, epoch: int) -> None:
+        """From now on only this epoch's records are written; 0: none."""
+        self._epoch = epoch
+
+    def commit(self, epoch: int, action: act.Commit) -> None:
+        """Queue one transaction."""
+        self._queue.put((epoch, action))
+
+    def commit_call(self, epoch: int, action: act.StartCall) -> None:
+        """Write the record of a call now, from the caller's thread.  LeadershipLost, StoreUnavailable (unknown)."""
+        puts = {key_of(action.call): records.encode(action.call)}
+        if action.recovery is not None:
+            puts[key_of(action.recovery)] = records.encode(action.recovery)
+        try:
+            self._store.commit(puts, epoch=epoch)
+        except LeadershipLost:
+            self.refused = max(self.refused, epoch)
+            raise
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._queue.put(None)
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while (queued := self._queue.get()) is not None:
+            epoch, action = queued
+            try:
+                self._write(epoch, action)
+            except Exception:
+                LOG.exception("the journal could not write %s", action.token)
+                self._give(ev.NotCommitted(action.token, False, "an error inside vmha, see the log"))
+
+    def _write(self, epoch: int, action: act.Commit) -> None:
+        puts, deletes, expect = transaction(action)
+        while epoch == self._epoch and not self._stopping.is_set():
+            try:
+                revision = self._store.commit(puts, deletes, epoch=epoch, expect=expect)
+            except LeadershipLost:
+                self.refused = max(self.refused, epoch)
+                return
+            except StoreConflict as e:
+                self._give(ev.NotCommitted(action.token, True, str(e)))
+                return
+            except StoreUnavailable as e:
+                if action.once:
+                    self._give(ev.NotCommitted(action.token, False, str(e)))
+                    return
+                LOG.warning("%s is not written yet: %s", action.token, e)
+                self._stopping.wait(PAUSE)
+            else:
+                self._give(ev.Committed(action.token, revision))
+                return
+
+
+def transaction(action: act.Commit) -> tuple[dict[str, bytes], list[str], dict[str, int]]:
+    """Puts, deletes and expectations of a Commit."""
+    puts = {key_of(value): records.encode(value) for value in action.puts}
+    if action.unprotected is not None:
+        host, uuids = action.unprotected
+        puts[keys.unprotected(host)] = json.dumps({"v": records.VERSION, "uuids": list(uuids)}).encode()
+    deletes = [keys.call(r, c) if c else keys.recovery(r) for r, c in action.forget]
+    if action.release:
+        deletes.append(keys.condemned(action.release))
+    expect = {keys.condemned(action.fresh): 0} if action.fresh else {}
+    return puts, deletes, expect
