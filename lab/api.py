@@ -9,17 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lab import bmc, events, lifecycle, machine as machines, network, overlaps, services
+from lab import bmc, events, lifecycle, network, overlaps, services
+from lab import machine as machines
 from lab.errors import LabError
 from lab.processes import wait_until
 from lab.settings import Settings, for_command
 
 
 class Lab:
-    """One lab, full or light; both can run at once. ``state`` is the folder the CLI calls VMHA_LAB_STATE."""
+    """One lab, full or light; both can run at once.
 
-    def __init__(self, state: str | Path | None = None, light: bool = False) -> None:
+    ``state`` is the folder the CLI calls VMHA_LAB_STATE. ``prefix`` of its namespaces is given to run a third one.
+    """
+
+    def __init__(self, state: str | Path | None = None, light: bool = False, prefix: str | None = None) -> None:
         self.settings: Settings = for_command(light, Path(state) if state else None)
+        if prefix is not None:
+            self.settings = replace(self.settings, prefix=prefix)
 
     # ---- the lab as a whole
 
@@ -43,6 +49,10 @@ class Lab:
     def down(self, say: Callable[[str], None] = lambda text: None) -> None:
         """Stop the lab; on return no process, namespace or mount of it is left."""
         lifecycle.down(self.settings, say)
+
+    def leftovers(self) -> list[str]:
+        """What is still there of the lab's namespaces, mounts and processes; empty after ``down``."""
+        return lifecycle.leftovers(self.settings)
 
     def is_up(self) -> bool:
         """Whether ``up`` finished and ctl has power."""
@@ -72,7 +82,9 @@ class Lab:
     def await_boot(self, host: str, seconds: float = 120) -> None:
         """Wait until the host's own boot is done (its services are started, not yet that they answer)."""
         lab = self.settings
-        wait_until(lambda: lifecycle.boot_state(lab, host)["state"] not in ("booting", "off"), seconds, f"{host} to boot")
+        wait_until(
+            lambda: lifecycle.boot_state(lab, host)["state"] not in ("booting", "off"), seconds, f"{host} to boot"
+        )
         state = lifecycle.boot_state(lab, host)
         if state["state"] != "ready":
             raise LabError(f"{host} did not boot: {state['detail']}")
@@ -103,7 +115,7 @@ class Lab:
 
     def exec(self, machine: str, argv: Sequence[str], **kw: Any) -> subprocess.CompletedProcess[Any]:
         """subprocess.run inside a machine (all of its namespaces, both venvs in PATH, the cloud's address set)."""
-        return subprocess.run(self._enter(machine, argv), **kw)
+        return subprocess.run(self._enter(machine, argv), **{"check": False, **kw})
 
     def popen(self, machine: str, argv: Sequence[str], **kw: Any) -> subprocess.Popen[Any]:
         """subprocess.Popen inside a machine. The Popen is nsenter's parent process; it ends as the command does."""

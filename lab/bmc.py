@@ -53,7 +53,16 @@ def start(settings: Settings, host: str) -> None:
     write_atomically(folder / "device.emu", EMULATION)
     (folder / "nvram").mkdir(exist_ok=True)
     network.plug(settings, name)
-    sim = ["ipmi_sim", "-n", "-c", str(folder / "lan.conf"), "-f", str(folder / "device.emu"), "-s", str(folder / "nvram")]
+    sim = [
+        "ipmi_sim",
+        "-n",
+        "-c",
+        str(folder / "lan.conf"),
+        "-f",
+        str(folder / "device.emu"),
+        "-s",
+        str(folder / "nvram"),
+    ]
     services.launch(settings, name, SERVICE, services.in_namespace(settings, name, sim), services.current_environment())
 
 

@@ -35,10 +35,16 @@ def require_ready(settings: Settings) -> None:
     require_root()
     missing = missing_programs(settings.light)
     if missing:
-        raise LabError(f"not installed: {', '.join(missing)}; run 'lab/lab install{' --light' if settings.light else ''}'")
+        raise LabError(
+            f"not installed: {', '.join(missing)}; run 'lab/lab install{' --light' if settings.light else ''}'"
+        )
     if settings.light:
         return
-    for path in (settings.venv / "bin/nova-compute", settings.base / "img/lab-guest.qcow2", settings.base / "fakenfs.so"):
+    for path in (
+        settings.venv / "bin/nova-compute",
+        settings.base / "img/lab-guest.qcow2",
+        settings.base / "fakenfs.so",
+    ):
         if not path.exists():
             raise LabError(f"{path} is missing; run 'lab/lab install'")
     if free_memory() < FREE_MEMORY:

@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from lab import install, overlaps, services, settings as settings_, status
+from lab import install, overlaps, services, status
+from lab import settings as settings_
 from lab.api import Lab
 from lab.checks import require_root
 from lab.errors import LabError
@@ -60,7 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     one = command("witness", "which QEMU processes ran where and when")
     one.add_argument("--check", action="store_true", help="only double runs; exit 1 if there are any")
     one.add_argument("--since", type=float, help="leave out overlaps before this CLOCK_BOOTTIME")
-    one.add_argument("--exempt", action="append", default=[], metavar="UUID:START:END", help="an ordered live migration")
+    one.add_argument(
+        "--exempt", action="append", default=[], metavar="UUID:START:END", help="an ordered live migration"
+    )
     return parser
 
 
@@ -124,7 +127,9 @@ def act(args: argparse.Namespace) -> int:
         case "power":
             lab.power(args.machine, args.way)
         case "net":
-            lab.cut(args.machine, args.network, args.link) if args.way == "cut" else lab.heal(args.machine, args.network)
+            lab.cut(args.machine, args.network, args.link) if args.way == "cut" else lab.heal(
+                args.machine, args.network
+            )
         case "service":
             return do_service(lab, args)
         case "delay":

@@ -48,7 +48,9 @@ def render(settings: Settings, machine: str, template: str, target: Path) -> Non
 
     def fill(match: re.Match[str]) -> str:
         if match[1] not in known:
-            raise LabError(f"template {template} has an unknown placeholder @{match[1]}@; known: {', '.join(sorted(known))}")
+            raise LabError(
+                f"template {template} has an unknown placeholder @{match[1]}@; known: {', '.join(sorted(known))}"
+            )
         return known[match[1]]
 
     text, pattern = (TEMPLATES / template).read_text(), re.compile(r"@([A-Z_]+)@")
@@ -88,7 +90,12 @@ def _render_vmha(settings: Settings, machine: str, template: str) -> None:
 
 def _configure_openstack(settings: Settings) -> None:
     etc = settings.etc
-    for service, name in (("keystone", "keystone"), ("placement", "placement"), ("glance", "glance-api"), ("neutron", "neutron")):
+    for service, name in (
+        ("keystone", "keystone"),
+        ("placement", "placement"),
+        ("glance", "glance-api"),
+        ("neutron", "neutron"),
+    ):
         render(settings, "ctl", f"{name}.conf", etc / service / f"{name}.conf")
     render(settings, "ctl", "clouds.yaml", etc / "clouds.yaml")
     for name in ("nova.conf", "nova-database.conf", "rabbitmq.conf", "rabbitmq-definitions.json"):

@@ -20,11 +20,30 @@ from lab.settings import HOME, PYTHON, Settings
 Say = Callable[[str], None]
 
 LIGHT = ["iproute2", "nftables", "iputils-ping", "etcd-server", "etcd-client", "fence-agents", "ipmitool", "openipmi"]
-FULL = """
-    rabbitmq-server mariadb-server libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils
-    libvirt-dev pkg-config gcc libc6-dev python3-dev python3-venv busybox-static openssh-server openssh-client kmod cpio
-    syslinux mtools dosfstools genisoimage
-""".split()
+FULL = [
+    "rabbitmq-server",
+    "mariadb-server",
+    "libvirt-daemon",
+    "libvirt-daemon-driver-qemu",
+    "libvirt-clients",
+    "qemu-system-x86",
+    "qemu-utils",
+    "libvirt-dev",
+    "pkg-config",
+    "gcc",
+    "libc6-dev",
+    "python3-dev",
+    "python3-venv",
+    "busybox-static",
+    "openssh-server",
+    "openssh-client",
+    "kmod",
+    "cpio",
+    "syslinux",
+    "mtools",
+    "dosfstools",
+    "genisoimage",
+]
 UBUNTU = {"fence-agents": "fence-agents-base"}
 POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -54,10 +73,23 @@ def _parts(settings: Settings) -> list[tuple[str, list[Path], list[list[str]]]]:
         (
             "Neutron driver",
             [HOME / "ml2/lab_ml2.py", HOME / "ml2/pyproject.toml"],
-            [["rm", "-rf", str(ml2)], ["cp", "-r", str(HOME / "ml2"), str(ml2)], [*pip, "--no-deps", str(ml2)], ["rm", "-r", str(ml2)]],
+            [
+                ["rm", "-rf", str(ml2)],
+                ["cp", "-r", str(HOME / "ml2"), str(ml2)],
+                [*pip, "--no-deps", str(ml2)],
+                ["rm", "-r", str(ml2)],
+            ],
         ),
-        ("fakenfs", [fakenfs], [["gcc", "-shared", "-fPIC", "-O2", "-o", str(base / "fakenfs.so"), str(fakenfs), "-ldl"]]),
-        ("guest image", [HOME / "guest/mkimage", HOME / "guest/init"], [["bash", str(HOME / "guest/mkimage"), str(image)]]),
+        (
+            "fakenfs",
+            [fakenfs],
+            [["gcc", "-shared", "-fPIC", "-O2", "-o", str(base / "fakenfs.so"), str(fakenfs), "-ldl"]],
+        ),
+        (
+            "guest image",
+            [HOME / "guest/mkimage", HOME / "guest/init"],
+            [["bash", str(HOME / "guest/mkimage"), str(image)]],
+        ),
     ]
 
 
@@ -103,12 +135,12 @@ def _distribution() -> str:
 
 
 def _installed(name: str) -> bool:
-    status = subprocess.run(["dpkg-query", "-W", "-f", "${Status}", name], capture_output=True, text=True)
+    status = subprocess.run(["dpkg-query", "-W", "-f", "${Status}", name], capture_output=True, text=True, check=False)
     return status.stdout == "install ok installed"
 
 
 def _known(name: str) -> bool:
-    return "Version:" in subprocess.run(["apt-cache", "show", name], capture_output=True, text=True).stdout
+    return "Version:" in subprocess.run(["apt-cache", "show", name], capture_output=True, text=True, check=False).stdout
 
 
 def _forbid_starts(say: Say) -> None:
@@ -122,9 +154,9 @@ def _forbid_starts(say: Say) -> None:
 def _make_qemu_user(log: Path) -> None:
     """libvirtd ends at start without this user and group, which only the package with the systemd units makes."""
     for group in ("kvm", "libvirt-qemu"):
-        if subprocess.run(["getent", "group", group], capture_output=True).returncode:
+        if subprocess.run(["getent", "group", group], capture_output=True, check=False).returncode:
             _logged(["groupadd", "--system", group], log)
-    if subprocess.run(["getent", "passwd", "libvirt-qemu"], capture_output=True).returncode:
+    if subprocess.run(["getent", "passwd", "libvirt-qemu"], capture_output=True, check=False).returncode:
         home = ["--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
         _logged(["useradd", "--system", *home, "-g", "kvm", "libvirt-qemu"], log)
 
@@ -135,7 +167,7 @@ def _logged(argv: Sequence[str], log: Path) -> None:
     with log.open("ab") as out:
         out.write(f"\n$ {' '.join(argv)}\n".encode())
         out.flush()
-        code = subprocess.run(argv, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL).returncode
+        code = subprocess.run(argv, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL, check=False).returncode
     if code:
         last = log.read_text(errors="replace").strip().splitlines()[-4:]
         raise LabError(f"'{' '.join(argv[:4])} ...' failed with {code}; {log} ends: {' / '.join(last)}")

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lab import bmc, checks, configure, events, machine as machines, network, services
+from lab import bmc, checks, configure, events, network, services
+from lab import machine as machines
 from lab.errors import LabError
-
 from lab.processes import run, wait_until
 from lab.settings import PYTHON, REPO, Settings
 
@@ -155,7 +155,9 @@ def leftovers(settings: Settings) -> list[str]:
     names = [entry.name for entry in network.NETNS.iterdir()] if network.NETNS.exists() else []
     rest = [f"network namespace {name}" for name in names if name in {settings.namespace(m) for m in _all(settings)}]
     mounts = Path("/proc/self/mounts").read_text().splitlines()
-    rest += [f"mount {line.split()[1]}" for line in mounts if f"/{prefix}" in line or str(settings.state) in line.split()[1]]
+    rest += [
+        f"mount {line.split()[1]}" for line in mounts if f"/{prefix}" in line or str(settings.state) in line.split()[1]
+    ]
     return rest + [f"process {pid}" for pid in _processes(settings)]
 
 

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def _locked(settings: Settings, machine: str) -> Iterator[None]:
 
 
 def power_on(settings: Settings, machine: str) -> None:
-    """Start the machine; returns once its pid 1 runs (it boots by itself after that). Nothing happens if it is on."""
+    """Start the machine; returns once its world is made (it boots by itself after that). Nothing happens if it is on."""
     settings.known(machine)
     with _locked(settings, machine):
         if running(settings, machine):
@@ -52,6 +51,7 @@ def power_on(settings: Settings, machine: str) -> None:
         network.unplug(settings, machine)
         network.plug(settings, machine)
         _start_init(settings, machine)
+        _await_world(settings, machine)
         events.record(settings, "power-on", machine, stamp, by=events.asked_by())
 
 
@@ -94,8 +94,18 @@ def _start_init(settings: Settings, machine: str) -> None:
     wait_until(child, 10, f"pid 1 of {machine}")
     process = child()
     assert process is not None
-    record = {"pid": process.pid, "started": process.started, "pid_namespace": os.readlink(f"/proc/{process.pid}/ns/pid")}
+    record = {
+        "pid": process.pid,
+        "started": process.started,
+        "pid_namespace": os.readlink(f"/proc/{process.pid}/ns/pid"),
+    }
     write_atomically(settings.run(machine) / "init.json", json.dumps(record))
+
+
+def _await_world(settings: Settings, machine: str) -> None:
+    """Wait until pid 1 has made its mounts: whoever enters before would see, and write to, the root's files."""
+    made = settings.run(machine) / "boot.json"
+    wait_until(made.exists, 10, f"{machine} to begin its boot (see {settings.log(machine) / 'init.log'})")
 
 
 def _environment() -> dict[str, str]:
@@ -110,6 +120,7 @@ def enter(settings: Settings, machine: str, argv: Sequence[str], env: Mapping[st
     process = init(settings, machine)
     if process is None:
         raise LabError(f"{machine} has no power; run 'lab/lab power on {machine}' first")
+    _await_world(settings, machine)
     pairs = [f"{name}={value}" for name, value in (env or {}).items()]
     namespaces = ["-t", str(process.pid), "--mount", "--uts", "--net", "--pid"]
     return ["nsenter", *namespaces, "--", "env", "-C", os.getcwd(), *pairs, *argv]
@@ -123,7 +134,6 @@ def shell_environment(settings: Settings) -> dict[str, str]:
         "OS_CLIENT_CONFIG_FILE": str(settings.etc / "clouds.yaml"),
         "OS_CLOUD": "lab",
         "ETCDCTL_API": "3",
-        "ETCDCTL_ENDPOINTS": ",".join(settings.etcd_endpoints),
     }
 
 
@@ -145,7 +155,3 @@ def root_pid(settings: Settings, machine: str, pid: int) -> int | None:
 def _innermost_pid(entry: Path) -> int:
     line = next(line for line in (entry / "status").read_text().splitlines() if line.startswith("NSpid:"))
     return int(line.split()[-1])
-
-
-def run_inside(settings: Settings, machine: str, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(enter(settings, machine, argv), capture_output=True, text=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -54,10 +55,8 @@ class Process:
     def signal_group(self, number: int) -> None:
         """Signal the process's whole group if it is still the one recorded."""
         if self.alive():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
-            except ProcessLookupError:
-                pass
 
     def end(self, grace: float = 15.0) -> None:
         """SIGTERM to the group; SIGKILL after ``grace`` seconds. Returns when the process is gone."""
@@ -81,7 +80,9 @@ def spawn(argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) 
     """Start a process in a session of its own, writing to ``log``; it outlives the caller."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True)
+        child = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True
+        )
     started = start_time(child.pid)
     if started is None:
         raise LabError(f"{argv[0]} ended at once with {child.wait()}; see {log}")
@@ -91,7 +92,7 @@ def spawn(argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) 
 
 def run(argv: Sequence[str], stdin: str | None = None, check: bool = True) -> str:
     """Output of a short command; LabError with its own words when it fails."""
-    done = subprocess.run(argv, input=stdin, capture_output=True, text=True)
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
     if check and done.returncode:
         words = (done.stderr or done.stdout).strip().splitlines()[-3:]
         raise LabError(f"'{' '.join(argv)}' failed with {done.returncode}: {' / '.join(words) or 'no message'}")

@@ -13,7 +13,8 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lab import events, machine as machines, network
+from lab import events, network
+from lab import machine as machines
 from lab.errors import LabError
 from lab.processes import Process, run, spawn, write_atomically
 from lab.settings import PYTHON, REPO, Settings
@@ -100,7 +101,11 @@ def _start(settings: Settings, machine: str, name: str) -> None:
         relaunch(settings, machine, name)
         return
     env = {"PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1"}
-    run(machines.enter(settings, machine, [PYTHON, "-S", "-m", "lab.inside.start", str(settings.state), machine, name], env))
+    run(
+        machines.enter(
+            settings, machine, [PYTHON, "-S", "-m", "lab.inside.start", str(settings.state), machine, name], env
+        )
+    )
 
 
 def in_namespace(settings: Settings, machine: str, argv: Sequence[str]) -> list[str]:

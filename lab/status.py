@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lab import bmc, lifecycle, machine as machines, network, overlaps, services
+from lab import bmc, lifecycle, network, overlaps, services
+from lab import machine as machines
 from lab.settings import Settings
 
 

@@ -61,7 +61,13 @@ class Witness:
                 os.close(descriptor)
                 return
             mono = at if at is not None else time.monotonic()
-            facts = {"uuid": instance["uuid"], "host": host, "pid": pid, "start": mono + suspended(), "start_mono": mono}
+            facts = {
+                "uuid": instance["uuid"],
+                "host": host,
+                "pid": pid,
+                "start": mono + suspended(),
+                "start_mono": mono,
+            }
             self.running[descriptor] = Qemu(pid, ticks, facts)
             self.pids[pid] = descriptor
             self.poller.register(descriptor, select.POLLIN)
@@ -142,7 +148,7 @@ def instance_of(pid: int) -> dict[str, Any] | None:
         argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return None
-    options = dict(zip(argv, argv[1:]))
+    options = dict(zip(argv, argv[1:], strict=False))
     if "-uuid" not in options:
         return None
     return {"uuid": options["-uuid"], "name": options.get("-name", ""), "incoming": "-incoming" in options}

@@ -96,14 +96,22 @@ def _start_sshd(settings: Settings, machine: str, env: dict[str, str]) -> None:
 
 
 def _libvirt_answers() -> bool:
-    return subprocess.run(["virsh", "-c", "qemu:///system", "version"], capture_output=True).returncode == 0
+    return (
+        subprocess.run(["virsh", "-c", "qemu:///system", "version"], capture_output=True, check=False).returncode == 0
+    )
 
 
 def _start_nova(settings: Settings, machine: str, env: dict[str, str], say: Say) -> None:
     say("waiting for nova-conductor")
     wait_until(conductor_mark(settings).exists, 300, f"nova-conductor to listen (see {settings.log('ctl')})")
     config = settings.etc / machine
-    argv = ["nova-compute", "--config-file", str(config / "nova.conf"), "--config-file", str(config / "nova-compute.conf")]
+    argv = [
+        "nova-compute",
+        "--config-file",
+        str(config / "nova.conf"),
+        "--config-file",
+        str(config / "nova-compute.conf"),
+    ]
     services.launch(settings, machine, "nova-compute", [str(settings.venv / "bin" / argv[0]), *argv[1:]], env)
     say("waiting for nova-compute")
     await_consumer(settings, f"compute.{machine}", 180, f"nova-compute of {machine} (see {settings.log(machine)})")

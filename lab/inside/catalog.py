@@ -86,7 +86,9 @@ def make(settings: Settings) -> None:
     cloud = connect(settings)
     if cloud.call("identity", "users?name=svc")["users"]:
         return
-    project = cloud.call("identity", "projects", {"project": {"name": "service", "domain_id": "default"}})["project"]["id"]
+    project = cloud.call("identity", "projects", {"project": {"name": "service", "domain_id": "default"}})["project"][
+        "id"
+    ]
     user = {"name": "svc", "password": PASSWORD, "domain_id": "default", "default_project_id": project}
     user_id = cloud.call("identity", "users", {"user": user})["user"]["id"]
     for role in cloud.call("identity", "roles")["roles"]:

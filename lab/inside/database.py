@@ -79,7 +79,7 @@ def _steps(steps: list[list[str]], env: dict[str, str], log: Path) -> None:
     for argv in steps:
         path = log / f"{Path(argv[0]).name}-{argv[3]}.log"
         with path.open("wb") as out:
-            if subprocess.run(argv, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL).returncode:
+            if subprocess.run(argv, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL, check=False).returncode:
                 raise LabError(f"the migration '{' '.join(argv)}' failed; see {path}")
 
 

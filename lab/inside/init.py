@@ -79,7 +79,7 @@ def boot(settings: Settings, machine: str) -> None:
         say(settings, machine, "ready")
     except LabError as error:
         say(settings, machine, "failed", str(error))
-    except Exception:  # the last place where an error of the boot can be seen
+    except Exception:  # noqa: BLE001  the last place where an error of the boot can be seen
         traceback.print_exc()
         say(settings, machine, "failed", f"error in the lab's own code, see {settings.log(machine) / 'init.log'}")
 
@@ -102,6 +102,7 @@ def main() -> None:
     except LabError as error:
         say(settings, machine, "failed", str(error))
         raise SystemExit(str(error)) from None
+    say(settings, machine, "booting")
     if os.fork() == 0:
         boot(settings, machine)
         os._exit(0)

@@ -38,7 +38,9 @@ def open_cloud(settings: Settings) -> None:
     reset(cloud)
     want = len(settings.computes)
     where = f"(see nova-compute.log in {settings.log('compute1').parent}/compute*)"
-    wait_until(lambda: sum(s["state"] == "up" for s in services(cloud)) >= want, 180, f"{want} compute services {where}")
+    wait_until(
+        lambda: sum(s["state"] == "up" for s in services(cloud)) >= want, 180, f"{want} compute services {where}"
+    )
     if hypervisors(cloud) < want:
         config = [f"--config-file={settings.etc / 'ctl' / name}" for name in ("nova.conf", "nova-database.conf")]
         manage = [str(settings.venv / "bin" / "nova-manage"), *config, "cell_v2", "discover_hosts"]
