@@ -73,7 +73,7 @@ def disarmed(item: Item | None) -> bool:
         return True
 
 
-def world(items: Mapping[str, Item]) -> ev.World:
+def world(items: Mapping[str, Item], revision: int) -> ev.World:
     """Everything, decoded."""
     fields: dict[str, dict[Any, Any]] = {name: {} for _, _, name in _SHAPES}
     unprotected: dict[str, tuple[str, ...]] = {}
@@ -91,7 +91,7 @@ def world(items: Mapping[str, Item]) -> ev.World:
             if key.startswith(keys.CONDEMNED):
                 fields["condemned"][key.rpartition("/")[2]] = _bare(key, item)
     switch = disarmed(items.get(keys.switches()))
-    return ev.World(**fields, disarmed=switch, unprotected=unprotected, unreadable=tuple(unreadable))
+    return ev.World(**fields, disarmed=switch, unprotected=unprotected, unreadable=tuple(unreadable), revision=revision)
 
 
 def _identity(parts: tuple[str, ...]) -> Any:
@@ -116,10 +116,10 @@ def changes(told: Iterable[Change]) -> list[ev.Event]:
             shape = classify(change.key)
             if shape is not None:
                 value = decode(shape[0], change.item) if change.item is not None else None
-                found.append(ev.StoreChanged(shape[0], shape[2], value))
+                found.append(ev.StoreChanged(shape[0], shape[2], value, change.revision))
         except BadRecord as e:
             LOG.error("%s; what was known before stays in force", e)
             if change.item is not None and change.key.startswith(keys.CONDEMNED):
                 bare = _bare(change.key, change.item)
-                found.append(ev.StoreChanged(Condemnation, (bare.host,), bare))
+                found.append(ev.StoreChanged(Condemnation, (bare.host,), bare, change.revision))
     return found

@@ -64,40 +64,6 @@ class Leadership:
     def start(self) -> None:
         self._thread.start()
 
-    def close(self) -> None: ...
-
-
-class Writer(Protocol):
-    """What writes in the name of an epoch; see ``vmha.controller.journal``."""
-
-    refused: int
-
-    def lead(self, epoch: int) -> None: ...
-
-
-class Leadership:
-    """``writer`` is told the epoch, and 0 when it ends; ``leased(lease id)`` is called as soon as a lease is held."""
-
-    def __init__(
-        self,
-        store: Store,
-        election: Election,
-        give: Callable[[ev.Event], None],
-        writer: Writer,
-        leased: Callable[[int], None],
-    ) -> None:
-        self._store, self._election = store, election
-        self._give, self._writer, self._leased = give, writer, leased
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leadership", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def deposed(self, epoch: int) -> None:
-        """The store refused a write of this epoch: another leads.  From any thread."""
-        self._refused = max(self._refused, epoch)
-
     def close(self) -> None:
         """Resign, so that a follower takes over at once."""
         self._stop.set()
@@ -140,7 +106,8 @@ class Leadership:
         """Everything the store holds, as soon as it can be read; None when the leadership ended before."""
         while not self._over(epoch):
             try:
-                return intake.world(self._store.list(keys.PREFIX).items)
+                listed = self._store.list(keys.PREFIX)
+                return intake.world(listed.items, listed.revision)
             except StoreUnavailable as e:
                 LOG.warning("elected, but the store cannot be read: %s", e)
         return None

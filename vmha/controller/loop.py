@@ -79,7 +79,7 @@ class StoreSink:
         self._give = give
 
     def snapshot(self, snapshot: Snapshot) -> None:
-        self._give(ev.StoreSnapshot(intake.world(snapshot.items)))
+        self._give(ev.StoreSnapshot(intake.world(snapshot.items, snapshot.revision)))
 
     def changes(self, changes: Sequence[Change]) -> None:
         for event in intake.changes(changes):

@@ -118,7 +118,7 @@ class Engine:
                 self._wake_at.clear()
                 return set()
             case ev.StoreSnapshot(world):
-                return self._snapshot(world, turn)
+                return self._snapshot(world, turn) if world.revision >= self.world.revision else set()
             case ev.StoreDoubt(reason):
                 self.doubt = reason
                 return set()
@@ -126,7 +126,8 @@ class Engine:
                 self.disarmed = disarmed
                 return set(self.views)
             case ev.StoreChanged():
-                return self._changed(event, turn)
+                stale = 0 < event.revision <= self.world.revision  # listed already
+                return set() if stale else self._changed(event, turn)
             case ev.Heard() | ev.Silent() | ev.AgentStuck() | ev.PowerRead() | ev.Probed():
                 return self._sensed(event, turn)
             case ev.ServiceRead() | ev.InventoryRead() | ev.InstanceRead():
@@ -487,6 +488,7 @@ def _own(world: ev.World) -> ev.World:
         calls=dict(world.calls),
         disarmed=world.disarmed,
         unprotected=dict(world.unprotected),
+        revision=world.revision,
     )
 
 

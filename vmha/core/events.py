@@ -40,6 +40,7 @@ class World:
     disarmed: bool = False
     unprotected: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,12 @@ class StoreSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class StoreChanged:
-    """One key changed.  ``kind`` is the model's class name, ``key`` its identity within the kind."""
+    """One key changed at ``revision``.  ``kind`` is the model's class, ``key`` its identity within the kind."""
 
     kind: type
     key: tuple[str, ...]
     value: Stored | None
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
