@@ -78,6 +78,7 @@ class EtcdCluster:
         self.close()
 
     def start_all(self) -> None:
+        """Start whatever does not run; returns when every member answers."""
         for index in range(len(self.urls)):
             if index not in self._running:
                 self._spawn(index)
@@ -135,6 +136,9 @@ class EtcdCluster:
     def log(self, index: int) -> str:
         path = self.directory / f"m{index}.log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+    def running(self) -> list[int]:
+        return list(self._running)
 
     def pid(self, index: int) -> int:
         return self._running[index].pid

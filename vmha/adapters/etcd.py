@@ -20,6 +20,7 @@ from vmha.wire.keys import LEADER
 
 MOST_OPERATIONS = 128  # etcd's --max-txn-ops default
 MOST_BYTES = 1_500_000  # below etcd's --max-request-bytes default of 1.5 MiB
+PAGE_TIMEOUT = 3.0  # seconds for one page of a list
 PAGE = 1000  # keys a list asks for at once: bounds the memory of its JSON
 
 
@@ -97,7 +98,7 @@ class EtcdStore:
             left = deadline - self._clock.now()
             if left <= 0:
                 raise StoreUnavailable(f"listing {prefix} took too long ({len(items)} keys so far): give it more time")
-            answer = self._range(question, left)
+            answer = self._range(question, min(left, PAGE_TIMEOUT))
             found = answer.get("kvs", [])
             revision = revision or int(answer["header"]["revision"])
             items.update((i.key, i) for i in map(item, found))

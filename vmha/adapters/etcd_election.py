@@ -107,19 +107,19 @@ class Claim:
         return created is not None and as_of >= held[1] and created != held[1]
 
     def claim(self, stop: Stop) -> bool:
-        """Waits until the key is ours (True) or ``stop`` is set (False).  An earlier claim is released first."""
+        """Tries at least once; waits until the key is ours (True) or ``stop`` is set (False).  An earlier claim is released."""
         self.release()
         if self._watch is None:
             self._watch = self._store.watch(self._key, self._sink)
-        while not stop.is_set():
+        while True:
             created, _, news = self._sink.state()
-            if created:
-                self._sink.wait(news, STOP_LOOK)
-            elif self._attempt():
+            if not created and self._attempt():
                 return True
-            else:
-                self._sink.wait(news, RETRY_PAUSE)
-        return False
+            if stop.is_set():
+                return False
+            self._sink.wait(news, STOP_LOOK if created else RETRY_PAUSE)
+            if stop.is_set():
+                return False
 
     def _attempt(self) -> bool:
         """One try.  After an unknown outcome the lease is given back: with it goes the key, also one that lands late."""
@@ -171,7 +171,9 @@ class Election:
 
     def campaign(self, stop: Stop) -> int | None:
         """Waits until this member leads and returns the new epoch; None when ``stop`` was set first."""
-        return self._claim.created if self._claim.claim(stop) else None
+        if stop.is_set() or not self._claim.claim(stop):
+            return None
+        return self._claim.created
 
     @property
     def epoch(self) -> int:

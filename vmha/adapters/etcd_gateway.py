@@ -32,7 +32,7 @@ if _guarded:
     sys.modules["eventlet"] = None  # type: ignore[assignment]
 try:
     from etcd3gw.client import Etcd3Client
-    from etcd3gw.exceptions import Etcd3Exception
+    from etcd3gw.exceptions import Etcd3Exception as Etcd3Exception  # for tooz.py as well
 finally:
     if _guarded:
         del sys.modules["eventlet"]
@@ -51,6 +51,7 @@ STALE_TOKEN = (
     "auth: revision of auth store is old",
     "etcdserver: revision of auth store is old",
 )
+NOT_ETCD = "is this an etcd client port, and is http or https right?"
 NO_USER = "etcdserver: user name is empty"
 
 
@@ -272,7 +273,7 @@ class Gateway:
         except (requests.RequestException, ValueError) as e:  # cut off in the middle, or not JSON
             raise _Unanswered(_short(e)) from None
         if not isinstance(answer, dict):
-            raise _Unanswered("the answer is not a JSON object: is this an etcd client port?")
+            raise _Unanswered(f"the answer is not a JSON object: {NOT_ETCD}")
         return answer
 
     def _authenticate(self, index: int, timeout: Timeout, stale: str | None) -> str | None:
@@ -315,26 +316,31 @@ class Gateway:
         return response
 
     def check(self, timeout: float) -> None:
-        """Asks every member who it is: BadConfig when one's certificate is not trusted or our account is refused.
+        """Asks every member: BadConfig when one's TLS or our account is refused, or one is no etcd client port.
 
         StoreUnavailable when none answers.  For the start of a process: later the same faults are StoreUnavailable.
         """
-        silent: list[str] = []
-        for index in range(len(self.settings.endpoints)):
-            try:
-                self._ask_member(index, "/kv/range", {"key": "AA==", "count_only": True}, (timeout, timeout))
-            except (_Untaken, _Unanswered) as e:
-                text = f"{self.endpoint(index)}: {e}"
-                if "CERTIFICATE_VERIFY_FAILED" in text:
-                    raise BadConfig(f"etcd member {text}: its certificate is not signed by the given CA") from None
-                silent.append(text)
-            except StoreRefused as e:
-                if "permission denied" not in str(e):  # an account may well be barred from this key: it exists
-                    raise BadConfig(f"etcd member {self.endpoint(index)}: {e}") from None
+        silent = [text for i in range(len(self.settings.endpoints)) if (text := self._check_member(i, timeout))]
         if len(silent) == len(self.settings.endpoints):
             raise StoreUnavailable(
-                f"no etcd member answers ({'; '.join(silent)}): check that etcd runs at these addresses"
+                f"no etcd member answers ({'; '.join(silent)}): check that etcd runs there and whether it wants http or https"
             )
+
+    def _check_member(self, index: int, timeout: float) -> str:
+        """Why the member does not answer; empty when it does."""
+        where = f"etcd member {self.endpoint(index)}"
+        try:
+            self._ask_member(index, "/kv/range", {"key": "AA==", "count_only": True}, (timeout, timeout))
+        except StoreRefused as e:
+            if "permission denied" not in str(e):  # our account may well be barred from this key: it exists
+                raise BadConfig(f"{where}: {e}") from None
+        except (_Untaken, _Unanswered) as e:
+            if "SSL" in str(e):
+                raise BadConfig(f"{where}: {e}: correct http/https, the CA or the client certificate") from None
+            if NOT_ETCD in str(e):
+                raise BadConfig(f"{where}: {e}") from None
+            return f"{self.endpoint(index)}: {e}"
+        return ""
 
 
 def _headers(token: str | None) -> dict[str, str]:
@@ -375,7 +381,7 @@ def _refusal(path: str, body: str) -> Exception:
             str(fields.get("message") or fields.get("error")),
         )
     except (ValueError, AttributeError, TypeError):
-        return _Unanswered(f"answered {body[:120]!r}: is this an etcd client port?")
+        return _Unanswered(f"answered {body[:120].strip()!r}: {NOT_ETCD}")
     if text.startswith(STALE_TOKEN) or code == UNAUTHENTICATED:
         return _BadToken(text)
     if text.startswith(NO_LEADER):

@@ -21,15 +21,18 @@ from collections.abc import Callable
 import requests
 import urllib3
 
-from vmha.adapters.etcd_gateway import Gateway
+from vmha.adapters.etcd_gateway import Endpoint, Gateway
 from vmha.adapters.etcd_stream import Frames, Message, StreamBroken, coded, message, prefix_end
 from vmha.errors import StoreUnavailable
 from vmha.ports import Change, Clock, Sink, Snapshot
 
 LOG = logging.getLogger(__name__)
-LIST_TIMEOUT = 5.0
+PROGRESS_FLAG = "--experimental-watch-progress-notify-interval=1s"
+LIST_TIMEOUT = 60.0  # for all pages; each page has its own, shorter one
 READ_SIZE = 1 << 16
-RETRY_PAUSE = 0.2  # seconds between attempts while no member answers
+RETRY_PAUSE = 0.1  # seconds; doubled with every failure in a row up to LONGEST_PAUSE
+LONGEST_PAUSE = 2.0
+LIVED = 1.0  # a stream that held this long was not a failure to connect
 HISTORY = 64  # answers remembered, at least SPACING apart
 SPACING = 0.1
 Lister = Callable[[str, float], tuple[float, Snapshot]]
@@ -103,12 +106,19 @@ class EtcdWatch:
         self._silence = silence
         self._seen = 0
         self._fresh = 0.0
+        self._failures = 0  # in a row
         self._ready = True  # so that a first failure is told
         self._stopped = threading.Event()
         self._calling = threading.RLock()
         self._response: requests.Response | None = None
+        self._member: Endpoint | None = None
         self._thread = threading.Thread(target=self._run, name=f"etcd-watch {prefix}", daemon=True)
         self._thread.start()
+
+    @property
+    def member(self) -> Endpoint | None:
+        """The member whose stream is read now; None between two."""
+        return self._member
 
     def fresh_at(self) -> float:
         """Clock time at which everything written before had surely been told to the sink; 0 before the first snapshot."""
@@ -128,19 +138,24 @@ class EtcdWatch:
     def _run(self) -> None:
         try:
             while not self._stopped.is_set():
+                began = self._clock.now()
                 try:
                     self._follow(self._begin())
-                except StoreUnavailable as e:
+                except (StoreUnavailable, StreamBroken) as e:
                     self._doubt(str(e))
-                    self._stopped.wait(RETRY_PAUSE)
-                except StreamBroken as e:
-                    self._doubt(str(e))
+                self._pause(began)
         except Exception as e:
             if not self._stopped.is_set():
                 LOG.exception("the watch of %s failed", self._prefix)
                 self._doubt(f"the watch of {self._prefix} has ended by a fault of vmha ({e}): restart this process")
         finally:
             self._gateway.disconnect()
+
+    def _pause(self, began: float) -> None:
+        """After a stream that lived: none.  After failures in a row: longer each time, so that listing is no load."""
+        self._failures = 0 if self._clock.now() - began > LIVED else self._failures + 1
+        if self._failures:
+            self._stopped.wait(min(RETRY_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE))
 
     def _begin(self) -> int:
         """Lists and tells the snapshot; its revision."""
@@ -167,13 +182,16 @@ class EtcdWatch:
         }
         try:
             with self._gateway.open_stream(index, "/watch", question, self._silence, self._silence) as response:
+                self._member = self._gateway.endpoint(index)
                 self._read(response)
         except urllib3.exceptions.ReadTimeoutError:
-            reason = f"no message for {self._silence:g} s (etcd needs --experimental-watch-progress-notify-interval=1s)"
+            reason = f"no message for {self._silence:g} s: stopped or cut off, or started without {PROGRESS_FLAG}"
         except (StoreUnavailable, StreamBroken, urllib3.exceptions.HTTPError, requests.RequestException, OSError) as e:
             reason = str(e) or type(e).__name__
         else:
             return
+        finally:
+            self._member = None
         if not self._stopped.is_set():
             self._gateway.blame(index)
             raise StreamBroken(f"watch of {self._prefix} at {self._gateway.endpoint(index)}: {reason}")
