@@ -115,7 +115,7 @@ class Lab:
 
     def exec(self, machine: str, argv: Sequence[str], **kw: Any) -> subprocess.CompletedProcess[Any]:
         """subprocess.run inside a machine (all of its namespaces, both venvs in PATH, the cloud's address set)."""
-        return subprocess.run(self._enter(machine, argv), **{"check": False, **kw})
+        return subprocess.run(self._enter(machine, argv), check=kw.pop("check", False), **kw)
 
     def popen(self, machine: str, argv: Sequence[str], **kw: Any) -> subprocess.Popen[Any]:
         """subprocess.Popen inside a machine. The Popen is nsenter's parent process; it ends as the command does."""

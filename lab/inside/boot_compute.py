@@ -43,7 +43,7 @@ def boot(settings: Settings, machine: str, say: Say) -> None:
         return
     env = environment(settings, machine)
     _configure_libvirt(settings, machine)
-    _install_hook()
+    _install_hook(settings)
     if settings.local_disks:
         mounts.bind(settings.disk(machine) / "instances", str(settings.state / "instances"))
     say("starting libvirtd")
@@ -68,13 +68,18 @@ def _configure_libvirt(settings: Settings, machine: str) -> None:
     Path("/etc/libvirt/qemu.conf").write_text(QEMU_CONF.format(address=settings.address(machine, "management")))
 
 
-def _install_hook() -> None:
-    """vmha's gate must be there before libvirtd starts: libvirt looks for hooks only then."""
+def _install_hook(settings: Settings) -> None:
+    """vmha's gate must be there before libvirtd starts: libvirt looks for hooks only then.
+
+    Without vmha it must not be there: nobody would open it, and no guest would start.
+    """
     source, target = REPO / "etc/libvirt/hooks/qemu.d/vmha", Path("/etc/libvirt/hooks/qemu.d/vmha")
-    if source.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-        target.chmod(0o755)
+    if not settings.vmha or not source.exists():
+        target.unlink(missing_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(0o755)
 
 
 def _make_guest_bridge(settings: Settings, machine: str, env: dict[str, str]) -> None:
