@@ -389,7 +389,8 @@ class StubServer(ThreadingHTTPServer):
 
 def main() -> None:
     handler = type("StubHandler", (Handler,), {"world": World()})
-    server = StubServer(("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 0), handler)
+    port, address = [*sys.argv[1:], "0", "127.0.0.1"][:2] if len(sys.argv) != 2 else (sys.argv[1], "127.0.0.1")
+    server = StubServer((address, int(port)), handler)
     print(json.dumps({"port": server.server_address[1]}), flush=True)
     server.serve_forever()
 
