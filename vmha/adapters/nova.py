@@ -112,7 +112,7 @@ class Nova:
         self._session = _session(auth, cloud, region, ca, insecure)
         self._wake = threading.Event()
         self._access = Access(self._session, region, interface, self._clock, self._wake)
-        self._pool = Pool(workers, self._tls, self._wake)
+        self._pool = Pool(workers, self._tls, self._wake, self._clock)
         self._keeper = Keeper(self._access, self._pool.tend, self._wake)
         self._keeper.start()
 
@@ -237,7 +237,7 @@ class Nova:
                 Outcome.NOT_STARTED,
                 f"never sent to Nova: no valid token in time: {self._access.error or 'Keystone is slow'}",
             )
-        worker = self._pool.take(deadline, self._clock)
+        worker = self._pool.take(deadline)
         if worker is None:
             return Outcome.NOT_STARTED, "never sent to Nova: all workers were busy until its time to start had passed"
         job = {

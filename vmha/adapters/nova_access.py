@@ -29,7 +29,7 @@ LOWEST = (2, 80)
 RENEW_BEFORE = 600  # seconds before its end at which a token is renewed
 UNUSABLE_BEFORE = 20  # seconds before its end at which a token is no longer handed out
 TEND_EVERY = 15.0
-RETRY_EVERY = 1.0
+RETRY_EVERY = 0.5
 KEYSTONE_TIMEOUT = 5.0
 
 
@@ -78,12 +78,13 @@ def session_of_cloud(cloud: str, region: str | None) -> Session:
         raise BadConfig(f"cloud {cloud!r} cannot be used: {error}; correct clouds.yaml or the cloud's name") from None
 
 
-def choose_microversion(low: tuple[int, ...] | None, high: tuple[int, ...] | None) -> str:
+def choose_microversion(low: tuple[int, ...], high: tuple[int, ...]) -> str:
     """The highest usable microversion; BadConfig when Nova is too old, or so new that it dropped what we use."""
-    if not high or high < LOWEST:
-        offered = ".".join(map(str, high)) if high else "no microversions"
-        raise BadConfig(f"Nova offers {offered}, vmha needs 2.80 or later (Train): upgrade Nova")
-    if low and low > HIGHEST:
+    if high < LOWEST:
+        raise BadConfig(
+            f"Nova offers at most {'.'.join(map(str, high))}, vmha needs 2.80 or later (Train): upgrade Nova"
+        )
+    if low > HIGHEST:
         raise BadConfig(f"Nova no longer offers microversion 2.94 (its lowest is {'.'.join(map(str, low))})")
     return ".".join(map(str, min(high, HIGHEST)))
 
@@ -120,18 +121,24 @@ class Access:
         self._changed = threading.Condition()
         self._ticket: Ticket | None = None
         self._refused = ""
-        self._tried = 0
         self.error: VmhaError | None = None
 
     def ticket(self, until: float) -> Ticket | None:
-        """A usable ticket, waiting for the next attempt to get one until clock time ``until``; None: see ``error``."""
+        """A usable ticket, waiting for one until clock time ``until``; None: see ``error``.
+
+        A refusal ends the waiting, it would not get better.
+        """
         with self._changed:
-            while not (self._ticket and self._ticket.usable()):
+            if not self._is_good():
                 self._wake.set()
+            while not self._is_good():
                 left = until - self._clock.now()
-                if left <= 0 or not self._changed.wait(left):
+                if left <= 0 or not self._changed.wait(left) or isinstance(self.error, (ComputeError, BadConfig)):
                     return None
             return self._ticket
+
+    def _is_good(self) -> bool:
+        return self._ticket is not None and self._ticket.usable()
 
     def refuse(self, token: str) -> None:
         """Nova said 401 to this token: take another."""
@@ -168,10 +175,10 @@ class Access:
         plugin.auth_ref = access
         found = self._nova.get_endpoint_data()
         if found is None or not found.url:
-            raise ComputeUnknown(
-                f"Nova's version document could not be read, or the catalog has no compute ({self._where})"
-            )
-        version = choose_microversion(_pair(found.min_microversion), _pair(found.max_microversion))
+            raise ComputeError(f"the catalog has no compute endpoint for {self._where}: correct region or interface")
+        if not found.min_microversion or not found.max_microversion:
+            raise ComputeUnknown(f"Nova's version document at {found.url} could not be read")
+        version = choose_microversion(_numbers(found.min_microversion), _numbers(found.max_microversion))
         return Ticket(access, str(found.url).rstrip("/"), version)
 
     def _failed(self, error: VmhaError) -> None:
@@ -182,8 +189,8 @@ class Access:
             self._changed.notify_all()
 
 
-def _pair(version: Any) -> tuple[int, ...] | None:
-    return tuple(int(part) for part in version) if version else None
+def _numbers(version: Any) -> tuple[int, ...]:
+    return tuple(int(part) for part in version)
 
 
 class Keeper(threading.Thread):
@@ -193,15 +200,15 @@ class Keeper(threading.Thread):
         super().__init__(name="nova-keeper", daemon=True)
         self._access, self._tend_pool = access, tend_pool
         self._wake = wake
-        self._stopped = False
+        self._ended = threading.Event()
 
     def stop(self) -> None:
-        self._stopped = True
+        self._ended.set()
         self._wake.set()
         self.join(KEYSTONE_TIMEOUT + 1)
 
     def run(self) -> None:
-        while not self._stopped:
+        while not self._ended.is_set():
             self._wake.clear()
             try:
                 self._tend_pool()
@@ -209,4 +216,11 @@ class Keeper(threading.Thread):
                     self._access.refresh()
             except Exception:
                 LOG.exception("the Nova keeper failed, and goes on")
-            self._wake.wait(RETRY_EVERY if self._access.due() else TEND_EVERY)
+            self._rest()
+
+    def _rest(self) -> None:
+        """Until something is due.  After a failure not at once, however many callers wait: Keystone is not hammered."""
+        if self._access.due() and self._access.error:
+            self._ended.wait(RETRY_EVERY)
+        else:
+            self._wake.wait(TEND_EVERY)

@@ -26,6 +26,7 @@ from vmha.ports import Clock
 LOG = logging.getLogger(__name__)
 
 GRACE = 0.5  # seconds a worker's own end is waited for before it is killed
+START_LIMIT = 10.0  # seconds a worker may take to start
 _WORKER = Path(__file__).with_name("nova_worker.py")
 
 
@@ -106,6 +107,10 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
+    def is_ready(self, clock: Clock) -> bool:
+        """Wait until it is bound to our life and can take a job; otherwise it is dead."""
+        return self._next_fact(clock.now() + START_LIMIT, clock) == {"event": "ready"}
+
     def alive(self) -> bool:
         return self._process.poll() is None
 
@@ -170,8 +175,8 @@ class Worker:
 class Pool:
     """A fixed number of ready workers; ``tend`` starts and replaces them and must be called from one lasting thread."""
 
-    def __init__(self, size: int, tls: Callable[[], Mapping[str, Any]], wake: threading.Event) -> None:
-        self._size, self._tls, self._wake = size, tls, wake
+    def __init__(self, size: int, tls: Callable[[], Mapping[str, Any]], wake: threading.Event, clock: Clock) -> None:
+        self._size, self._tls, self._wake, self._clock = size, tls, wake, clock
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
         self._all: set[Worker] = set()
         self._lock = threading.Lock()
@@ -180,17 +185,20 @@ class Pool:
         """Start workers until the pool is full."""
         with self._lock:
             missing = self._size - len(self._all)
-        for _ in range(missing):
-            worker = Worker(self._tls())
+        for worker in [Worker(self._tls()) for _ in range(missing)]:
+            if not worker.is_ready(self._clock):
+                LOG.warning("Nova worker process %d did not start; it is being replaced", worker.pid)
+                worker.close()
+                continue
             with self._lock:
                 self._all.add(worker)
             self._idle.put(worker)
 
-    def take(self, until: float, clock: Clock) -> Worker | None:
+    def take(self, until: float) -> Worker | None:
         """An idle worker, waiting for one until clock time ``until``; None when there was none."""
         while True:
             try:
-                worker = self._idle.get(timeout=max(0.0, until - clock.now()))
+                worker = self._idle.get(timeout=max(0.0, until - self._clock.now()))
             except queue.Empty:
                 return None
             if worker.alive():
