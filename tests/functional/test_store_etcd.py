@@ -74,9 +74,9 @@ def test_epoch_is_the_create_revision_of_the_leader_key(store: EtcdStore) -> Non
 
 
 def test_a_list_of_many_pages_is_whole(store: EtcdStore) -> None:
-    for start in range(0, 2500, 125):
+    for start in range(0, 6000, 125):
         store.commit({f"/many/{i:05}": b"v" for i in range(start, start + 125)})
-    assert len(store.list("/many/").items) == 2500
+    assert len(store.list("/many/").items) == 6000
 
 
 def test_large_values_are_listed(store: EtcdStore) -> None:

@@ -12,10 +12,13 @@ etcd3gw gives the client of one member; each thread has its own, so its connecti
 from __future__ import annotations
 
 import json
+import os
+import socket
 import ssl
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -162,7 +165,8 @@ class Gateway:
 
     def __init__(self, settings: Access) -> None:
         self.settings = settings
-        self._first = 0  # index of the member asked first
+        # index of the member asked first: not the same for all processes of all hosts
+        self._first = zlib.crc32(f"{socket.gethostname()} {os.getpid()}".encode()) % len(settings.endpoints)
         self._local = threading.local()
         self._auth_lock = threading.Lock()
         self._token: str | None = None
