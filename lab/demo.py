@@ -149,7 +149,7 @@ def recovery(lab: Lab, began: float) -> dict[str, Any]:
 def table(
     lab: Lab, record: dict[str, Any], active: dict[str, tuple[float, str, str]], began: float, back: float
 ) -> None:
-    cut = next(e["wall"] for e in reversed(lab.events()) if e["event"] == "power off" and e["machine"] == VICTIM)
+    cut = next(e["wall"] for e in reversed(lab.events()) if e["event"] == "power-off" and e["machine"] == VICTIM)
     rows = [(cut, "power cut", "by the lab")]
     notes = {"proven": f"{record['proof']}: {record['evidence']}", "condemned": record["reason"]}
     rows += [(record["times_wall"][k], text, notes.get(k, "")) for k, text in ROWS if k in record["times_wall"]]

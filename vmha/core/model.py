@@ -103,6 +103,7 @@ class HostAlive:
     hook: bool = False  # the libvirt hook is installed; without it the host is not protected
     word: Word | None = None
     beating: bool = False  # a beat process answered the agent
+    watches_domains: bool = True  # the agent publishes what its domains do; else Nova's word must do for them
     watchdog: str | None = None
     watchdog_timeout: float | None = None
     watchdog_held: bool = False

@@ -388,7 +388,7 @@ def verify(case: Case, step: Step, turn: Turn) -> None:
     if not step.stopped and alive and seen and seen.boot == alive.boot and seen.state == "running":
         done(case, step, f"running at {step.target}, seen there by its agent", turn)
         return
-    if step.stopped or alive is None:
+    if step.stopped or alive is None or not alive.watches_domains:
         turn.read_instance(case, step.instance)
         return
     since = case.arrived_at.get(step.instance, turn.now)
@@ -420,7 +420,7 @@ def instance_read(case: Case, uuid: str, known: bool, instance: Instance | None,
         if step.stopped and instance.vm_state == "stopped":
             done(case, step, f"at {step.target}, stopped as before", turn)
         elif not step.stopped and instance.vm_state == "active" and instance.power_state == 1:
-            done(case, step, f"running at {step.target} by Nova's word: no vmha-agent is there to confirm it", turn)
+            done(case, step, f"running at {step.target} by Nova's word: no vmha-agent watches domains there", turn)
     elif step.state in (StepState.WAITING, StepState.RETRY) and instance.host != case.record.host:
         case.set(step, state=StepState.GONE, reason=f"lives at {instance.host or 'no host'}, moved by somebody else")
         turn.say(case.record.host, f"instance {step.name or uuid} lives at {instance.host or 'no host'} already")
