@@ -159,6 +159,7 @@ class Engine:
             case ev.PowerRead():
                 view.reading_power = False
                 view.power = event
+                view.fence_delay += max(0.0, event.ended - event.began)
                 view.power_again = event.ended + self._recheck(view)
                 if view.condemnation is None:
                     turn.say(view.name, f"power reads {event.state}" + (f" ({event.detail})" if event.detail else ""))

@@ -91,7 +91,7 @@ def sickness(view: HostView, turn: Turn) -> str:
 
 def _silent(view: HostView, fleet: Fleet, turn: Turn) -> None:
     if view.suspect_since is None:
-        view.suspect_since = turn.now
+        view.suspect_since, view.fence_delay = turn.now, 0.0
         view.power_again = view.probe_again = NEVER
         view.state = advance(view.state, Cause.SILENT)
         turn.say(view.name, explain.suspected(view, turn.now), "warning")

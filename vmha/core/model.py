@@ -311,6 +311,7 @@ class Recovery:
     condemned_revision: int = 0
     proof: Proof | None = None
     evidence: str = ""
+    fence_delay: float = 0.0  # seconds that runs of the fence agent took between suspicion and proof
     disabled_by_us: bool = False
     steps: tuple[Step, ...] = ()
     hold: str = ""

@@ -24,8 +24,10 @@ def call_ended(case: Case, call: Call, outcome: Outcome, detail: str, turn: Turn
         case.open_calls[call.id] = open_call
         turn.wake(case.record.host, landed_by(open_call, turn.settings) + 0.01)
         return
-    settle(case, call, outcome, detail, turn)
     view = turn.views[case.record.host]
+    if call.kind is CallKind.POWER_OFF:
+        view.fence_delay += turn.now - case.open_calls[call.id].since
+    settle(case, call, outcome, detail, turn)
     match call.kind:
         case CallKind.POWER_OFF:
             _power_off(case, view, outcome, detail, turn)

@@ -129,7 +129,8 @@ def prove(case: Case, view: HostView, turn: Turn, proof: Proof) -> None:
     """Proof of death is held: written down with the first call that relies on it."""
     assert view.power is not None
     case.proven_at, case.proof_began = turn.now, view.power.began
-    case.change(stage=Stage.PROVEN, proof=proof, evidence=explain.power_reading(view.power, turn.now), hold="")
+    evidence = explain.power_reading(view.power, turn.now)
+    case.change(stage=Stage.PROVEN, proof=proof, evidence=evidence, fence_delay=round(view.fence_delay, 4), hold="")
     case.stamp("proven", turn.wall)
     view.state = HostState.FENCED
     turn.say(view.name, explain.proven(case, view, turn.now))

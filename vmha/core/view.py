@@ -48,6 +48,7 @@ class HostView:
     suspect_since: float | None = None
     power: PowerRead | None = None
     reading_power: bool = False
+    fence_delay: float = 0.0  # seconds spent in readings and orders since the suspicion
     power_again: float = NEVER
     probe: Probed | None = None
     probing: bool = False
