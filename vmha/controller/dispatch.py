@@ -15,7 +15,7 @@ from vmha.core import actions as act
 from vmha.core import events as ev
 from vmha.core.model import CallKind, Outcome, PowerState
 from vmha.core.settings import Settings
-from vmha.errors import ComputeError, ComputeUnknown, LeadershipLost, StoreUnavailable, VmhaError
+from vmha.errors import ComputeError, ComputeUnknown, VmhaError
 from vmha.ports import Clock, Compute, Fencer, Notifier, Prober
 
 LOG = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Dispatcher:
             case act.Commit():
                 self._journal.commit(epoch, action)
             case act.StartCall():
-                self._submit(self._calls, action, lambda: self._start_call(action, epoch))
+                self._calls.submit(self._commit_call, action, epoch)
             case act.ReadPower():
                 self._submit(self._power, action, lambda: self._read_power(action))
             case act.Probe():
@@ -120,15 +120,19 @@ class Dispatcher:
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
-    def _start_call(self, action: act.StartCall, epoch: int) -> ev.Event:
-        call, s = action.call, self._settings
+    def _commit_call(self, action: act.StartCall, epoch: int) -> None:
         sent = self._clock.now()
-        try:
-            self._journal.commit_call(epoch, action)
-        except LeadershipLost as e:
-            return ev.CallEnded(call, Outcome.NOT_STARTED, str(e))
-        except StoreUnavailable as e:
-            return ev.CallEnded(call, Outcome.NOT_STARTED, f"its record could not be written: {e}")
+
+        def then(error: VmhaError | None) -> None:
+            self._submit(self._calls, action, lambda: self._make_call(action, sent, error))
+
+        self._journal.commit_call(epoch, action, then)
+
+    def _make_call(self, action: act.StartCall, sent: float, error: VmhaError | None) -> ev.Event:
+        """The call itself, when its record is written and the time to start it is not over."""
+        call, s = action.call, self._settings
+        if error is not None:
+            return ev.CallEnded(call, Outcome.NOT_STARTED, f"its record could not be written: {error}")
         if self._clock.now() - sent >= s.start_limit:
             return ev.CallEnded(call, Outcome.NOT_STARTED, "its record was written too late to start it")
         if call.kind is CallKind.POWER_OFF:

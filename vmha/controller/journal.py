@@ -25,12 +25,17 @@ from vmha.core.model import (
     Recovery,
     SegmentSettings,
 )
-from vmha.errors import LeadershipLost, StoreConflict, StoreUnavailable
+from vmha.errors import LeadershipLost, StoreConflict, StoreUnavailable, VmhaError
 from vmha.ports import Store
 from vmha.wire import keys, records
 
 LOG = logging.getLogger(__name__)
+Then = Callable[[VmhaError | None], None]
 PAUSE = 0.2  # seconds between two tries of a write without an answer
+
+
+def _nothing(error: VmhaError | None) -> None:
+    """Nobody waits for it."""
 
 
 def key_of(value: ev.Stored) -> str:
@@ -61,7 +66,7 @@ class Journal:
         self._store = store
         self._give = give
         self.refused = 0
-        self._queue: queue.SimpleQueue[tuple[int, act.Commit] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[int, act.Commit | act.StartCall, Then] | None] = queue.SimpleQueue()
         self._epoch = 0
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._stopping = threading.Event()
@@ -73,18 +78,31 @@ class Journal:
 
     def commit(self, epoch: int, action: act.Commit) -> None:
         """Queue one transaction."""
-        self._queue.put((epoch, action))
+        self._queue.put((epoch, action, _nothing))
 
-    def commit_call(self, epoch: int, action: act.StartCall) -> None:
-        """Write the record of a call now, from the caller's thread.  LeadershipLost, StoreUnavailable (unknown)."""
-        puts = {key_of(action.call): records.encode(action.call)}
+    def commit_call(self, epoch: int, action: act.StartCall, then: Then) -> None:
+        """Write the record of a call, once; ``then`` is called with the error, None when it is written.
+
+        With a recovery it takes its turn in the queue, so that no record of the recovery is overtaken; else it is written here and now.
+        """
         if action.recovery is not None:
-            puts[key_of(action.recovery)] = records.encode(action.recovery)
+            self._queue.put((epoch, action, then))
+        else:
+            then(self._try_call(epoch, action))
+
+    def _try_call(self, epoch: int, action: act.StartCall) -> VmhaError | None:
+        """The error that kept the record from being written for sure; whatever it was, the call is not made."""
         try:
+            puts = {key_of(action.call): records.encode(action.call)}
+            if action.recovery is not None:
+                puts[key_of(action.recovery)] = records.encode(action.recovery)
             self._store.commit(puts, epoch=epoch)
-        except LeadershipLost:
+        except LeadershipLost as e:
             self.refused = max(self.refused, epoch)
-            raise
+            return e
+        except VmhaError as e:
+            return e
+        return None
 
     def close(self) -> None:
         self._stopping.set()
@@ -93,12 +111,16 @@ class Journal:
 
     def _run(self) -> None:
         while (queued := self._queue.get()) is not None:
-            epoch, action = queued
+            epoch, action, then = queued
             try:
-                self._write(epoch, action)
+                if isinstance(action, act.StartCall):
+                    then(self._try_call(epoch, action))
+                else:
+                    self._write(epoch, action)
             except Exception:
-                LOG.exception("the journal could not write %s", action.token)
-                self._give(ev.NotCommitted(action.token, False, "an error inside vmha, see the log"))
+                LOG.exception("the journal could not write %s", action)
+                if isinstance(action, act.Commit):
+                    self._give(ev.NotCommitted(action.token, False, "an error inside vmha, see the log"))
 
     def _write(self, epoch: int, action: act.Commit) -> None:
         puts, deletes, expect = transaction(action)

@@ -20,7 +20,6 @@ from vmha.core import judge, outcomes, planner, recovery, returning
 from vmha.core.actions import Action, Commit
 from vmha.core.calls import OpenCall
 from vmha.core.model import (
-    CLOSED_STEPS,
     Call,
     CallKind,
     Condemnation,
@@ -309,12 +308,16 @@ class Engine:
         kind, _, name = event.token.partition("/")
         if kind == "condemn":
             return self._condemn_answered(name, event, turn)
+        case = self.cases.get(name)
+        if case is None:
+            return set()
         if kind == "release" and isinstance(event, ev.Committed):
-            case = self.cases.get(name)
-            if case is not None:
-                _uncondemned(self.views[case.record.host])
-                return {case.record.host}
-        return set()
+            _uncondemned(self.views[case.record.host])
+        if kind == "plan" and isinstance(event, ev.NotCommitted):
+            turn.save(case, "plan")
+        elif kind == "plan":
+            case.plans_unsaved -= 1
+        return {case.record.host}
 
     def _condemn_answered(self, host: str, event: ev.Committed | ev.NotCommitted, turn: Turn) -> set[str]:
         view = self.views[host]
@@ -397,7 +400,7 @@ class Engine:
             if call.kind is CallKind.EVACUATE:
                 case.last_call[call.instance] = call
         for uuid, call in case.last_call.items():
-            _resume_step(case, uuid, call, turn)
+            recovery.resume_step(case, uuid, call, turn)
         self.cases[record.id] = case
         view = self._view(record.host, turn.now)
         view.state = _STATES.get(record.stage, HostState.UNKNOWN)
@@ -509,20 +512,6 @@ def _restart(view: HostView) -> None:
     view.hold = ""
     if view.state is not HostState.MAINTENANCE:
         view.state = HostState.UNKNOWN
-
-
-def _resume_step(case: Case, uuid: str, call: Call, turn: Turn) -> None:
-    """Where the instance stands by its last call, which may be later than the last saved step."""
-    step = case.steps.get(uuid)
-    if step is None or step.state in CLOSED_STEPS:
-        return
-    if call.outcome is None:
-        case.set(step, state=StepState.ASKED)
-    elif call.outcome is Outcome.DONE and step.state in (StepState.WAITING, StepState.ASKED, StepState.RETRY):
-        case.set(step, state=StepState.MOVING)
-    elif call.outcome is not Outcome.DONE and step.state in (StepState.ASKED, StepState.MOVING):
-        case.set(step, state=StepState.RETRY)
-    case.called_at[uuid] = case.arrived_at[uuid] = turn.now
 
 
 def _verifying(case: Case, uuid: str) -> bool:

@@ -212,7 +212,7 @@ def move(case: Case, view: HostView, turn: Turn) -> None:
         turn.read_inventory(view)
         return
     fresh = turn.now - case.inventory_began <= turn.settings.read_fresh
-    room = case.window - in_flight(case)
+    room = 0 if case.plans_unsaved else case.window - in_flight(case)  # a call follows its plan into the journal
     for step in sorted(case.steps.values(), key=lambda s: s.order):
         if step.state in (StepState.WAITING, StepState.RETRY) and room > 0:
             fresh = _try_evacuate(case, step, view, turn, fresh)
@@ -321,11 +321,33 @@ def _extend_plan(case: Case, view: HostView, turn: Turn) -> None:
     new = [s for s in planned if s.instance not in case.steps]
     first = len(case.steps)
     for n, step in enumerate(new):
+        if (
+            step.instance in case.last_call
+        ):  # a predecessor's call came before its plan was saved: not left alone for our own error
+            step = replace(step, state=StepState.WAITING)
         case.set(step, order=first + n)
+        if step.instance in case.last_call:
+            resume_step(case, step.instance, case.last_call[step.instance], turn)
+    turn.save(case, "plan")
+    case.plans_unsaved += 1
     turn.say(view.name, explain.planned(new))
     for step in new:
         if step.state is StepState.SKIPPED:
             turn.say(view.name, f"instance {step.name or step.instance}: {step.reason}")
+
+
+def resume_step(case: Case, uuid: str, call: Call, turn: Turn) -> None:
+    """Where the instance stands by its last call, which may be later than the last saved step."""
+    step = case.steps.get(uuid)
+    if step is None or step.state in CLOSED_STEPS:
+        return
+    if call.outcome is None:
+        case.set(step, state=StepState.ASKED)
+    elif call.outcome is Outcome.DONE and step.state in (StepState.WAITING, StepState.ASKED, StepState.RETRY):
+        case.set(step, state=StepState.MOVING)
+    elif call.outcome is not Outcome.DONE and step.state in (StepState.ASKED, StepState.MOVING):
+        case.set(step, state=StepState.RETRY)
+    case.called_at[uuid] = case.arrived_at[uuid] = turn.now
 
 
 def _trace_of_lost_answer(case: Case, step: Step, turn: Turn) -> None:
@@ -471,4 +493,6 @@ def settle(case: Case, call: Call, outcome: Outcome, detail: str, turn: Turn) ->
     """Write the outcome of a call: its record is closed and blocks nothing any more."""
     case.open_calls.pop(call.id, None)
     ended = replace(call, outcome=outcome, detail=detail[:500])
+    if case.last_call.get(call.instance) == call:
+        case.last_call[call.instance] = ended
     turn.out.append(Commit(f"close/{call.recovery}/{call.id}", (ended,)))

@@ -61,7 +61,7 @@ def _not_yet(case: Case, view: HostView, turn: Turn) -> str:
         or _nova_compute(view, turn)
         or _nova_records(case, view, turn)
         or _stale_domains(case, view, turn)
-        or ("a call about it is not settled yet" if case.open_calls else "")
+        or ("a call about it is not settled yet" if any(o.call.host == view.name for o in turn.open_calls()) else "")
     )
 
 

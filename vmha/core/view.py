@@ -88,6 +88,7 @@ class Case:
     steps: dict[str, Step] = field(default_factory=dict)
     open_calls: dict[str, OpenCall] = field(default_factory=dict)
     last_call: dict[str, Call] = field(default_factory=dict)  # by instance: its last evacuate call
+    plans_unsaved: int = 0  # plans whose write is not answered yet
     counted: int = 0  # calls made so far, for their names
     inventory: dict[str, Instance] | None = None
     inventory_began: float = NEVER
@@ -185,10 +186,10 @@ class Turn:
             case.dirty, case.saved = False, self.now
         return call
 
-    def save(self, case: Case) -> None:
+    def save(self, case: Case, token: str = "save") -> None:
         """Write the recovery now."""
         case.dirty, case.saved = False, self.now
-        self.out.append(Commit(f"save/{case.record.id}", (case.written(),)))
+        self.out.append(Commit(f"{token}/{case.record.id}", (case.written(),)))
 
     def read_power(self, view: HostView) -> None:
         if not view.reading_power:

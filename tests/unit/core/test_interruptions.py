@@ -10,7 +10,7 @@ from tests.unit.core.harness import World
 from vmha.core.model import Recovery, Stage
 from vmha.core.settings import Settings
 
-ACTIONS = 24  # more than a recovery of three instances and the host's return take
+ACTIONS = 25  # more than a recovery of three instances and the host's return take
 
 
 def story(die_at: int, how: str) -> World:
