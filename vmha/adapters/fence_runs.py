@@ -9,7 +9,7 @@ import select
 import socket
 import subprocess
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Runners:
     """One runner for each interpreter."""
 
     def __init__(self, interpreters: Iterable[str], clock: Clock) -> None:
-        self._clock = clock
+        self._clock, self._warned = clock, False
         self._runners = {interpreter: Runner(interpreter) for interpreter in interpreters}
         for runner in self._runners.values():
             runner.start()
@@ -68,16 +68,26 @@ class Runners:
         finally:
             for read, _ in pipes:
                 os.close(read)
-        return _run_of(*texts)
+        out, err, answer = texts
+        facts = json.loads(answer) if answer.endswith("\n") else {}
+        self._warn(facts)
+        return _run_of(out, err, facts, in_time=self._clock.now() < deadline)
+
+    def _warn(self, facts: Mapping[str, Any]) -> None:
+        if facts.get("contained") is False and not self._warned:
+            self._warned = True
+            LOG.warning(
+                "fence agents run without a PID namespace: what one of them leaves in a session of its own could outlive"
+                " its limit or the leader; give the controller CAP_SYS_ADMIN or allow user namespaces"
+            )
 
 
-def _run_of(out: str, err: str, answer: str) -> Run:
+def _run_of(out: str, err: str, facts: Mapping[str, Any], in_time: bool) -> Run:
     """What the runner's answer means."""
-    facts = json.loads(answer) if answer.endswith("\n") else {}
     if facts.get("late"):
         return Run(False, None, "was not started: its time was over")
     if "exit" not in facts:
-        return Run(True, None, "was ended at its limit", out, err)
+        return Run(True, None, "ended with the fence runner" if in_time else "was ended at its limit", out, err)
     code = int(facts["exit"])
     return Run(True, code, f"exit {code}" if code >= 0 else f"killed by signal {-code}", out, err)
 
@@ -130,9 +140,10 @@ class Runner(threading.Thread):
         return True
 
     def close(self) -> None:
-        self._closed = True
-        if self._process is not None:
-            self._process.kill()
+        with self._changed:
+            self._closed = True
+            if self._process is not None:
+                self._process.kill()
         self.join(START_LIMIT)
 
     def run(self) -> None:
@@ -147,24 +158,33 @@ class Runner(threading.Thread):
         """Start a runner and stay until it has ended."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
-            with theirs:
-                self._process = subprocess.Popen(
-                    [self._interpreter, "-I", str(_SCRIPT), str(theirs.fileno()), str(os.getpid())],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    cwd="/",
-                    start_new_session=True,
-                )
+            with theirs, self._changed:
+                if self._closed:
+                    return
+                process = self._process = self._start(theirs.fileno())
             ours.settimeout(START_LIMIT)
-            if ours.recv(16) != b"ready":
-                self._process.kill()
+            try:
+                ready = ours.recv(16) == b"ready"
+            except OSError:
+                ready = False
+            if not ready:
+                process.kill()
             ours.settimeout(1.0)
             with self._changed:
                 self._control = ours
                 self._changed.notify_all()
-            self._process.wait()
+            process.wait()
             with self._changed:
                 self._control = None
         if not self._closed:
-            LOG.warning("fence runner %d ended (%s); it is started again", self.pid, self._process.returncode)
+            LOG.warning("fence runner %d ended (%s); it is started again", process.pid, process.returncode)
+
+    def _start(self, control: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [self._interpreter, "-I", str(_SCRIPT), str(control), str(os.getpid())],
+            pass_fds=[control],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )

@@ -94,7 +94,9 @@ def _ask(address: str) -> _Question | None:
         return None
     try:
         # connected: the kernel passes on only what comes from that address, and tells when it cannot be reached from here
-        sock.connect(socket.getaddrinfo(address, None, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[0][4])
+        sock.connect(
+            socket.getaddrinfo(address.encode(), None, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[0][4]
+        )
         nonce = os.urandom(NONCE)
         question = _Question(address, echo_request(version, nonce[0] << 8 | nonce[1], nonce), sock, nonce)
         sock.send(question.packet)
