@@ -36,7 +36,7 @@ from vmha.core.model import (
     StepState,
 )
 from vmha.core.settings import Settings
-from vmha.core.view import NEVER, Case, HostView, Turn
+from vmha.core.view import NEVER, Brakes, Case, HostView, Turn
 
 _STATES = {
     Stage.CONDEMNED: HostState.CONDEMNED,
@@ -55,7 +55,7 @@ class Engine:
         self.views: dict[str, HostView] = {}
         self.cases: dict[str, Case] = {}  # by recovery id, all that are not ended
         self.world = _own(ev.World())
-        self.disarmed = False
+        self.brakes = Brakes()
         self.doubt = "not listed yet"  # why the watch is not fresh; empty when it is
         self._wakes: list[tuple[float, str]] = []  # with superseded entries; _wake_at holds the valid one of each host
         self._wake_at: dict[str, float] = {}
@@ -66,7 +66,7 @@ class Engine:
 
     def step(self, event: ev.Event, now: float, wall: float = 0.0) -> list[Action]:
         """Take one fact; the actions it makes, in order.  A follower returns none."""
-        turn = Turn(now, wall, self.settings, self.epoch, self.views, self.cases, self.world, [], {})
+        turn = Turn(now, wall, self.settings, self.epoch, self.views, self.cases, self.world, self.brakes)
         touched = self._take(event, turn)
         if not self.epoch:
             return []
@@ -122,7 +122,7 @@ class Engine:
                 self.doubt = reason
                 return set()
             case ev.Disarm(disarmed):
-                self.disarmed = disarmed
+                self.brakes.disarmed = disarmed
                 return set(self.views)
             case ev.StoreChanged():
                 stale = 0 < event.revision <= self.world.revision  # listed already
@@ -220,7 +220,7 @@ class Engine:
     def _snapshot(self, world: ev.World, turn: Turn) -> set[str]:
         """A fresh listing replaces what the watch told; records that the leader writes itself stay its own."""
         self.world, self.doubt = _own(world), ""
-        self.disarmed = world.disarmed
+        self.brakes.disarmed = world.disarmed
         for host in {*world.hosts, *world.alive}:
             self._view(host, turn.now)
         for view in self.views.values():
@@ -427,7 +427,7 @@ class Engine:
         for old in [c for c in self.cases.values() if c.record.host == host and c is not case]:
             recovery.close_waited_out(old, turn)
         if view.condemnation is None:
-            judge.judge(view, judge.fleet_of(self.views.values(), self.disarmed, self.settings.silence, turn.now), turn)
+            judge.judge(view, turn)
         self._forget_ended(turn)
 
     def _forget_ended(self, turn: Turn) -> None:

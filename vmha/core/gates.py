@@ -5,9 +5,12 @@ A hold says until when it is looked at again; it never lasts without paging a pe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmha.core.settings import Settings
+
+NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +28,23 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The cloud as the leader sees it now.  ``down``: hosts silent by beat or condemned, by name (maintenance not counted)."""
+    """The cloud as the leader sees it now.  Hosts in maintenance are not in it.
 
-    total: int
+    ``down``: hosts silent by beat or condemned.  ``fenced``: times of the orders to power off in the window.  ``stormy_until``:
+    until then a storm that is over still counts.  ``approved``: hosts whose condemnation an operator has approved.
+    """
+
+    domains: Mapping[str, str]
     down: frozenset[str]
     heard: frozenset[str]
     disarmed: bool = False
+    fenced: int = 0
+    stormy_until: float = NEVER
+    approved: frozenset[str] = frozenset()
+
+    @property
+    def total(self) -> int:
+        return len(self.domains)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +64,49 @@ def allowed_down(fleet: Fleet, settings: Settings) -> int:
     return max(1, min(settings.max_down, int(fleet.total * settings.max_down_percent / 100)))
 
 
-def may_condemn(accused: Accused, fleet: Fleet, settings: Settings) -> Allow | Hold:
+def allowed_in_domain(domain: str, settings: Settings) -> int | None:
+    """The cap of one failure domain, None where it has none of its own."""
+    caps = settings.max_down_per_domain
+    cap = caps.get(domain, 0) if isinstance(caps, Mapping) else caps
+    return cap or None
+
+
+def storm(fleet: Fleet, settings: Settings, host: str) -> str:
+    """Which cap on hosts down at once would be exceeded with this host down; empty when none is."""
+    down = fleet.down | {host}
+    allowed = allowed_down(fleet, settings)
+    if len(down) > allowed:
+        return f"storm: {len(down)} of {fleet.total} hosts are silent or down, at most {allowed} may be fenced"
+    domain = fleet.domains.get(host, host)
+    cap = allowed_in_domain(domain, settings)
+    there = sum(fleet.domains.get(h, h) == domain for h in down)
+    if cap is not None and there > cap:
+        return f"storm: {there} hosts of failure domain {domain} are silent or down, at most {cap} may be fenced"
+    return ""
+
+
+def may_condemn(accused: Accused, fleet: Fleet, settings: Settings, now: float) -> Allow | Hold:
     """Whether the leader may condemn the suspect now.
 
-    A host whose power reads off waits for nothing but arming and an answering kernel (a device that is disputed); for any other the
-    lease must be gone, its kernel silent, the observer able to hear somebody, and the storm caps not exceeded.
+    A host whose power reads off waits for nothing but arming, approval and an answering kernel (a device that is disputed); for any
+    other the lease must be gone, its kernel silent, the observer able to hear somebody, and no cap exceeded.  An operator's
+    approval stands in for the caps and the observer's doubt, not for the evidence.
     """
+    approved = accused.host in fleet.approved
     if settings.dry_run:
         return Hold("dry run: it would be condemned now", page=False)
     if fleet.disarmed:
         return Hold("vmha is disarmed: arm it to let it act")
-    if accused.kernel_answers and settings.icmp_answer_holds:
+    if accused.kernel_answers and settings.icmp_answer_holds and not approved:
         return _answers(accused)
-    if accused.power_off:
+    evidence = Allow() if accused.power_off else _evidence(accused)
+    if isinstance(evidence, Hold):
+        return evidence
+    if settings.approval and not approved:
+        return Hold("approval mode: an operator must approve its condemnation")
+    if accused.power_off or approved:
         return Allow()
-    return _unproven(accused, fleet, settings)
+    return _caps(accused, fleet, settings, now)
 
 
 def _answers(accused: Accused) -> Hold:
@@ -74,19 +116,28 @@ def _answers(accused: Accused) -> Hold:
     return Hold(f"its beats stopped but its kernel answers ICMP on {where}: check vmha-beat and vmha-agent there")
 
 
-def _unproven(accused: Accused, fleet: Fleet, settings: Settings) -> Allow | Hold:
+def _evidence(accused: Accused) -> Allow | Hold:
     if not accused.lease_gone:
         return Hold("its lease is not known to be gone yet", page=False)
     if not accused.probed:
         return Hold("its kernel has not been asked yet", page=False)
     if not accused.kernel_asked:
         return Hold("none of its addresses could be asked by ICMP: the observer's own network may be down")
+    return Allow()
+
+
+def _caps(accused: Accused, fleet: Fleet, settings: Settings, now: float) -> Allow | Hold:
     others = fleet.total - 1
     if others and not fleet.heard - {accused.host}:
         return Hold(f"none of the other {others} hosts is heard either: the observer is the first suspect")
-    down = len(fleet.down | {accused.host})
-    if down > allowed_down(fleet, settings):
+    reason = storm(fleet, settings, accused.host)
+    if reason:
+        return Hold(reason)
+    if now < fleet.stormy_until:
+        return Hold("a storm has only just passed: its caps must be kept for a moment", page=False)
+    if fleet.fenced >= settings.max_fences_per_window:
+        window = f"{settings.fence_window:g} s"
         return Hold(
-            f"storm: {down} of {fleet.total} hosts are silent or down, at most {allowed_down(fleet, settings)} may be fenced"
+            f"{fleet.fenced} hosts were fenced within {window}, at most {settings.max_fences_per_window} may be"
         )
     return Allow()

@@ -6,17 +6,15 @@ A host is judged by its beats first; a lost lease or a stuck agent alone makes i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from vmha.core import explain
 from vmha.core.actions import Commit, Probe
-from vmha.core.gates import Accused, Allow, Fleet, Hold, may_condemn
+from vmha.core.gates import Accused, Allow, Hold, may_condemn, storm
 from vmha.core.host import Cause, advance
 from vmha.core.model import Condemnation, HostState, PowerState, Recovery, Stage
 from vmha.core.view import NEVER, HostView, Turn
 
 
-def judge(view: HostView, fleet: Fleet, turn: Turn) -> None:
+def judge(view: HostView, turn: Turn) -> None:
     """Move the host by what is known now, and ask for what is missing."""
     if view.settings.maintenance:
         _maintenance(view, turn)
@@ -25,15 +23,10 @@ def judge(view: HostView, fleet: Fleet, turn: Turn) -> None:
         view.state = advance(view.state, Cause.RESUME)
     if not view.silent():
         _heard(view, turn)
-    elif turn.now < silent_since(view) + _patience(view, turn):
-        turn.wake(view.name, silent_since(view) + _patience(view, turn))
+    elif turn.now < view.silent_since() + _patience(view, turn):
+        turn.wake(view.name, view.silent_since() + _patience(view, turn))
     else:
-        _silent(view, fleet, turn)
-
-
-def silent_since(view: HostView) -> float:
-    """From when on nothing was heard: the last beat, or when we first knew of the host."""
-    return view.last_heard if view.last_heard > NEVER else view.known_since
+        _silent(view, turn)
 
 
 def _patience(view: HostView, turn: Turn) -> float:
@@ -89,7 +82,7 @@ def sickness(view: HostView, turn: Turn) -> str:
 # --- silent --------------------------------------------------------------------------------------------------------
 
 
-def _silent(view: HostView, fleet: Fleet, turn: Turn) -> None:
+def _silent(view: HostView, turn: Turn) -> None:
     if view.suspect_since is None:
         view.suspect_since, view.fence_delay = turn.now, 0.0
         view.power_again = view.probe_again = NEVER
@@ -98,7 +91,11 @@ def _silent(view: HostView, fleet: Fleet, turn: Turn) -> None:
         turn.read_service(view)
     _look(view, turn)
     off = power_off(view)
-    verdict = may_condemn(accusation(view, off), fleet, turn.settings)
+    verdict = may_condemn(accusation(view, off), turn.fleet(), turn.settings, turn.now)
+    if not off and storm(turn.fleet(), turn.settings, view.name):
+        turn.brakes.stormy_until = turn.now + turn.settings.storm_cooldown
+    if turn.now < turn.brakes.stormy_until:
+        turn.wake(view.name, turn.brakes.stormy_until)
     match verdict:
         case Hold():
             _hold(view, verdict, turn)
@@ -150,6 +147,9 @@ def accusation(view: HostView, off: bool) -> Accused:
 def condemn(view: HostView, reason: str, turn: Turn) -> None:
     """Write the condemnation and its recovery; nothing follows before the store has answered."""
     view.condemning = turn.now
+    if not power_off(view):
+        turn.brakes.fences.append(turn.now)
+    turn.seen_fleet = None
     recovery_id = f"{view.name}-{turn.epoch:x}-{len(turn.cases) + 1}-{int(turn.wall)}"
     boot = view.boot()
     times = {"suspected": turn.wall - (turn.now - (view.suspect_since or turn.now)), "condemned": turn.wall}
@@ -182,12 +182,3 @@ def _unhold(view: HostView, turn: Turn) -> None:
     if view.hold:
         turn.say(view.name, f"hold is over: {view.hold}")
     view.hold = ""
-
-
-def fleet_of(views: Iterable[HostView], disarmed: bool, turn_settings_silence: float, now: float) -> Fleet:
-    """The cloud as it is now; hosts in maintenance do not count."""
-    counted = [v for v in views if not v.settings.maintenance]
-    heard = frozenset(v.name for v in counted if not v.silent())
-    silent = {v.name for v in counted if v.silent() and now - silent_since(v) >= turn_settings_silence}
-    condemned = {v.name for v in counted if v.condemnation is not None}
-    return Fleet(len(counted), frozenset(silent | condemned), heard, disarmed)

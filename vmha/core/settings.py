@@ -6,7 +6,7 @@ refused at start with the sentence that says what to change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from vmha.core.model import Protect
@@ -55,7 +55,13 @@ class Settings:
     # gates
     max_down: int = 10  # hosts down or being fenced at once
     max_down_percent: float = 40.0  # of all hosts, those already down counted; one host is always allowed
+    max_down_per_domain: int | Mapping[str, int] = 0  # in one failure domain; 0: no cap of its own
+    max_fences_per_window: int = 10  # hosts ordered off whose power was on
+    fence_window: float = 600.0
+    storm_cooldown: float = 10.0  # after a storm the caps must have been kept for this long
     hold_page_every: float = 600.0
+    hold_max: float = 3600.0  # a hold that lasts longer is told as overdue with each page
+    approval: bool = False  # every condemnation needs an operator's approval
     dry_run: bool = False
     # policy
     protect_default: Protect = Protect.FULL
@@ -64,6 +70,8 @@ class Settings:
     # return
     return_to_service: bool = True
     stability_delay: float = 10.0
+    flap_limit: int = 3  # recoveries of one host within flap_window after which it is not put back by itself
+    flap_window: float = 86400.0
     disabled_reason: str = "vmha: host was fenced"
 
 
@@ -121,6 +129,11 @@ def check(settings: Settings) -> Iterator[str]:
         yield f"max_down is {s.max_down}: 1 is the least; disarm vmha to stop all fencing"
     if not 0 < s.max_down_percent <= 100:
         yield f"max_down_percent is {s.max_down_percent:g}: give a percentage above 0 and up to 100"
+    caps = s.max_down_per_domain.values() if isinstance(s.max_down_per_domain, Mapping) else (s.max_down_per_domain,)
+    if any(cap < 0 for cap in caps):
+        yield "max_down_per_domain has a negative cap: give hosts per failure domain, 0 for none"
+    if s.max_fences_per_window < 1:
+        yield f"max_fences_per_window is {s.max_fences_per_window}: 1 is the least; disarm vmha to stop all fencing"
     if not 1 <= s.evacuate_first <= s.evacuate_most:
         yield f"evacuate_first ({s.evacuate_first}) must be between 1 and evacuate_most ({s.evacuate_most})"
     if s.retry_most < s.retry_first:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from vmha.core.actions import Action, Commit, Page, ReadInstance, ReadInventory, ReadPower, ReadService, Say, StartCall
 from vmha.core.calls import OpenCall, conflicts
 from vmha.core.events import PowerRead, Probed, World
+from vmha.core.gates import Fleet
 from vmha.core.model import (
     Call,
     CallKind,
@@ -73,6 +74,10 @@ class HostView:
     def silent(self) -> bool:
         """No network is heard."""
         return not self.heard
+
+    def silent_since(self) -> float:
+        """From when on nothing was heard: the last beat, or when we first knew of the host."""
+        return self.last_heard if self.last_heard > NEVER else self.known_since
 
     def boot(self) -> str:
         """The boot that a verdict would be about: of the last beat, else registered, else remembered."""
@@ -136,6 +141,16 @@ class Case:
 
 
 @dataclass(slots=True)
+class Brakes:
+    """What holds fencing back in the whole cloud.  ``fences``: times of condemnations that needed an order to power off."""
+
+    disarmed: bool = False
+    fences: list[float] = field(default_factory=list)
+    stormy_until: float = NEVER
+    approved: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class Turn:
     """One step of the engine: the time, what may be asked, and the actions decided so far."""
 
@@ -146,8 +161,31 @@ class Turn:
     views: dict[str, HostView]
     cases: dict[str, Case]
     world: World
-    out: list[Action]
-    wakes: dict[str, float]
+    brakes: Brakes
+    out: list[Action] = field(default_factory=list)
+    wakes: dict[str, float] = field(default_factory=dict)
+    seen_fleet: Fleet | None = None
+
+    def fleet(self) -> Fleet:
+        """The cloud as it is in this turn; looked at once, when somebody asks."""
+        if self.seen_fleet is None:
+            self.seen_fleet = self._fleet()
+        return self.seen_fleet
+
+    def _fleet(self) -> Fleet:
+        counted = [v for v in self.views.values() if not v.settings.maintenance]
+        silent = {v.name for v in counted if v.silent() and self.now - v.silent_since() >= self.settings.silence}
+        window = self.now - self.settings.fence_window
+        self.brakes.fences = [at for at in self.brakes.fences if at > window]
+        return Fleet(
+            domains={v.name: v.settings.failure_domain or v.name for v in counted},
+            down=frozenset(silent | {v.name for v in counted if v.condemnation is not None}),
+            heard=frozenset(v.name for v in counted if not v.silent()),
+            disarmed=self.brakes.disarmed,
+            fenced=len(self.brakes.fences),
+            stormy_until=self.brakes.stormy_until,
+            approved=frozenset(self.brakes.approved),
+        )
 
     def wake(self, host: str, at: float) -> None:
         """Look at the host again at this time at the latest."""
