@@ -47,11 +47,18 @@ RECOVERY = {
     "evacuate_retries": "Tries after which a person is paged; trying goes on.",
     "recover_errors": "Evacuate instances too that were in error before their host died.",
     "return_to_service": "Put a fenced host that came back and was reconciled in service by itself; else run vmha-manage host release.",
+    "flap_limit": "Recoveries of one host within flap_window after which it stays out until an operator releases it.",
+    "flap_window": "Seconds of that window.",
     "stability_delay": "Seconds that a returned host must stay up before it is put in service.",
 }
 GATES = {
     "max_down": "Hosts that may be down or being fenced at once; more are held as a storm. The smallest cap wins, one host is always allowed.",
     "max_down_percent": "The same as a percentage of all hosts, those already down counted.",
+    "max_down_per_domain": "The same for one failure domain; 0: no cap of its own.",
+    "max_fences_per_window": "Hosts with power on that may be ordered off within fence_window.",
+    "fence_window": "Seconds of that window.",
+    "storm_cooldown": "Seconds for which the caps must have been kept again after a storm before anything is fenced.",
+    "approval": "Condemn nothing without an operator's approval.",
     "hold_page_every": "Seconds between two pages about a hold that lasts.",
     "dry_run": "Say what would be condemned, and condemn nothing.",
 }

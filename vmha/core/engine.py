@@ -343,6 +343,8 @@ class Engine:
         self._supersede(view.name, turn)
         case = Case(record, committed_at=turn.now)
         self.cases[record.id] = case
+        self.brakes.flaps.setdefault(view.name, {})[record.id] = turn.now
+        self.brakes.approved.discard(view.name)
         view.condemnation, view.state, view.hold = condemnation, HostState.CONDEMNED, ""
         turn.say(view.name, f"condemned (boot {condemnation.boot[:8] or 'unknown'}): {condemnation.reason}", "warning")
         return case
@@ -366,6 +368,7 @@ class Engine:
         for view in self.views.values():
             _restart(view)
             view.condemnation = event.world.condemned.get(view.name)
+        self._count_windows(turn.now)
         for record in sorted(event.world.recoveries.values(), key=lambda r: r.id):
             if record.stage is not Stage.ENDED:
                 self._resume(record, turn)
@@ -379,6 +382,26 @@ class Engine:
         for key in event.world.unreadable:
             turn.page("store", f"{key}")
         return set(self.views)
+
+    def _count_windows(self, now: float) -> None:
+        """What predecessors still counted, counts as if it had happened now."""
+        self.brakes.fences = {r.id: now for r in self.world.recoveries.values() if r.fence_counts}
+        self.brakes.flaps = {}
+        for record in self.world.recoveries.values():
+            if record.flap_counts:
+                self.brakes.flaps.setdefault(record.host, {})[record.id] = now
+
+    def _uncount(self, turn: Turn) -> None:
+        """Windows that have passed are written down as passed, so that no later leader counts them again."""
+        for record in list(self.world.recoveries.values()):
+            fenced = self.brakes.fences.get(record.id, NEVER) > turn.now - self.settings.fence_window
+            flapped = (
+                self.brakes.flaps.get(record.host, {}).get(record.id, NEVER) > turn.now - self.settings.flap_window
+            )
+            if record.stage is Stage.ENDED and (record.fence_counts > fenced or record.flap_counts > flapped):
+                passed = replace(record, fence_counts=fenced, flap_counts=flapped)
+                self.world.recoveries[record.id] = passed  # type: ignore[index]
+                turn.out.append(Commit(f"passed/{record.id}", (passed,)))
 
     def _resume(self, record: Recovery, turn: Turn) -> None:
         """Go on with a predecessor's case from what it has written."""
@@ -449,6 +472,7 @@ class Engine:
         if turn.now < self._next_inventory:
             return
         self._next_inventory = turn.now + self.settings.inventory_every
+        self._uncount(turn)
         online = sorted(v.name for v in self.views.values() if v.state is HostState.ONLINE)
         if online:
             self._rotation = (self._rotation + 1) % len(online)

@@ -147,15 +147,16 @@ def accusation(view: HostView, off: bool) -> Accused:
 def condemn(view: HostView, reason: str, turn: Turn) -> None:
     """Write the condemnation and its recovery; nothing follows before the store has answered."""
     view.condemning = turn.now
-    if not power_off(view):
-        turn.brakes.fences.append(turn.now)
     turn.seen_fleet = None
     recovery_id = f"{view.name}-{turn.epoch:x}-{len(turn.cases) + 1}-{int(turn.wall)}"
     boot = view.boot()
     times = {"suspected": turn.wall - (turn.now - (view.suspect_since or turn.now)), "condemned": turn.wall}
     if view.last_heard > NEVER:
         times["last_beat"] = turn.wall - (turn.now - view.last_heard)
-    record = Recovery(recovery_id, view.name, boot, Stage.CONDEMNED, reason, times_wall=times)
+    fence = not power_off(view)
+    if fence:
+        turn.brakes.fences[recovery_id] = turn.now
+    record = Recovery(recovery_id, view.name, boot, Stage.CONDEMNED, reason, fence_counts=fence, times_wall=times)
     condemnation = Condemnation(view.name, boot, recovery_id, reason, turn.wall)
     view.pending = (condemnation, record)
     turn.out.append(Commit(f"condemn/{view.name}", (condemnation, record), fresh=view.name, once=True))

@@ -316,4 +316,6 @@ class Recovery:
     steps: tuple[Step, ...] = ()
     hold: str = ""
     hold_age: float = 0.0
+    fence_counts: bool = False  # it ordered a host off, within the fence window of every leader since
+    flap_counts: bool = True  # within the flap window of every leader since
     times_wall: Mapping[str, float] = field(default_factory=dict)

@@ -66,12 +66,21 @@ def _not_yet(case: Case, view: HostView, turn: Turn) -> str:
 
 
 def _operator(case: Case, view: HostView, turn: Turn) -> str:
-    if turn.settings.return_to_service or view.settings.release == case.record.condemned_revision:
+    """Whether a person must allow the return: by setting, or because the host flaps (quarantine)."""
+    if view.settings.release == case.record.condemned_revision:
         return ""
-    text = f"return_to_service is off: run vmha-manage host release {view.name}"
+    flaps, order = turn.flaps(view.name), f"run vmha-manage host release {view.name}"
+    if flaps > turn.settings.flap_limit:
+        text = (
+            f"quarantined after {flaps} recoveries within {turn.settings.flap_window / 3600:g} h: mend it, then {order}"
+        )
+    elif not turn.settings.return_to_service:
+        text = f"return_to_service is off: {order}"
+    else:
+        return ""
     if text not in case.paged:
         case.paged.add(text)
-        turn.page(view.name, f"is back and waits to be released: run vmha-manage host release {view.name}")
+        turn.page(view.name, f"is back: {text}")
     return text
 
 

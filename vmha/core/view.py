@@ -142,10 +142,16 @@ class Case:
 
 @dataclass(slots=True)
 class Brakes:
-    """What holds fencing back in the whole cloud.  ``fences``: times of condemnations that needed an order to power off."""
+    """What holds fencing back in the whole cloud.
+
+    ``fences``: recovery to the time of its condemnation, of those that needed an order to power off; ``flaps``: host to the same of
+    all its recoveries.  A new leader counts each that its predecessors still counted as if it had happened at its election
+    (safety.md section 4, 8).
+    """
 
     disarmed: bool = False
-    fences: list[float] = field(default_factory=list)
+    fences: dict[str, float] = field(default_factory=dict)
+    flaps: dict[str, dict[str, float]] = field(default_factory=dict)
     stormy_until: float = NEVER
     approved: set[str] = field(default_factory=set)
 
@@ -176,13 +182,12 @@ class Turn:
         counted = [v for v in self.views.values() if not v.settings.maintenance]
         silent = {v.name for v in counted if v.silent() and self.now - v.silent_since() >= self.settings.silence}
         window = self.now - self.settings.fence_window
-        self.brakes.fences = [at for at in self.brakes.fences if at > window]
         return Fleet(
             domains={v.name: v.settings.failure_domain or v.name for v in counted},
             down=frozenset(silent | {v.name for v in counted if v.condemnation is not None}),
             heard=frozenset(v.name for v in counted if not v.silent()),
             disarmed=self.brakes.disarmed,
-            fenced=len(self.brakes.fences),
+            fenced=sum(at > window for at in self.brakes.fences.values()),
             stormy_until=self.brakes.stormy_until,
             approved=frozenset(self.brakes.approved),
         )
@@ -196,6 +201,11 @@ class Turn:
 
     def page(self, subject: str, text: str) -> None:
         self.out.append(Page(subject, text))
+
+    def flaps(self, host: str) -> int:
+        """Recoveries of the host within the flap window."""
+        window = self.now - self.settings.flap_window
+        return sum(at > window for at in self.brakes.flaps.get(host, {}).values())
 
     def open_calls(self) -> Iterator[OpenCall]:
         for case in self.cases.values():
