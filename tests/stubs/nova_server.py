@@ -211,7 +211,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _token(self, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
         user = body["auth"]["identity"].get("password", {}).get("user", {})
-        if (user.get("name"), user.get("password")) != ("admin", "secret"):
+        if (user.get("name"), user.get("password")) not in (("admin", "secret"), ("svc", "lab")):
             raise Refused(401, "The request you have made requires authentication.", "error")
         token, world = uuids.uuid4().hex, self.world
         world.tokens[token] = now() + world.token_life

@@ -7,6 +7,7 @@ never waits for Keystone.  A call that finds no valid token waits for that threa
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -182,11 +183,14 @@ class Access:
         return Ticket(access, str(found.url).rstrip("/"), version)
 
     def _failed(self, error: VmhaError) -> None:
-        if str(error) != str(self.error):
+        if _REQUEST.sub("", str(error)) != _REQUEST.sub("", str(self.error)):
             LOG.warning("no access to Nova: %s", error)
         with self._changed:
             self.error = error
             self._changed.notify_all()
+
+
+_REQUEST = re.compile(r"req-[0-9a-f-]+")
 
 
 def _numbers(version: Any) -> tuple[int, ...]:

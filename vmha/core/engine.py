@@ -185,8 +185,11 @@ class Engine:
             view.reading_inventory = False
             if event.known:
                 self._inventory_read(event, turn)
-        if not event.known and event.detail and view.condemnation is not None:
-            turn.say(view.name, f"Nova did not answer: {event.detail}", "warning")
+        if not event.known and not view.nova_silent and view.condemnation is not None:
+            turn.say(view.name, f"Nova did not answer, asking again: {event.detail}", "warning")
+        elif event.known and view.nova_silent:
+            turn.say(view.name, "Nova answers again")
+        view.nova_silent = not event.known and (view.nova_silent or view.condemnation is not None)
         if not event.known:
             view.service_again = view.inventory_again = turn.now + self.settings.poll
         return {event.host}

@@ -61,6 +61,7 @@ class HostView:
     service_again: float = NEVER
     reading_inventory: bool = False
     inventory_again: float = NEVER
+    nova_silent: bool = False  # its last read of Nova was not answered, and that was said
     condemnation: Condemnation | None = None
     condemning: float = NEVER  # when the commit of a condemnation was asked for; its answer is awaited
     pending: tuple[Condemnation, Recovery] | None = None  # what that commit writes
