@@ -94,13 +94,14 @@ def switches(nova: Nova, host: str, uuid: str) -> None:
 
 
 def evacuation(nova: Nova, host: str, uuid: str) -> None:
-    """The host is dead: its instance moves by exactly one evacuation, whose record is told from older ones."""
+    """The host is dead: its instance moves by one evacuation, whose record is told from older ones.
+
+    Never order a second one here: Nova takes it (evacuate has no check of the task state) and breaks the instance.
+    """
     assert service_order(nova, CallKind.FORCE_DOWN, host)[0] is Outcome.DONE
     known = {one.id for one in nova.migrations(host, LONG)}
     outcome, detail = order(nova, CallKind.EVACUATE, host, instance=uuid)
     assert outcome is Outcome.DONE and detail.startswith("req-")
-    outcome, detail = order(nova, CallKind.EVACUATE, host, instance=uuid)
-    assert outcome is Outcome.FAILED and "409" in detail, "a second one is refused while the first is under way"
     record = wait_for("the record to be final", lambda: _final(nova, host, uuid, known), 180)
     assert record.status in FINAL_GOOD and record.source == host and record.user == nova.user_id()
     moved = nova.instance(uuid, LONG)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from lab import Lab
+from lab import Lab, LabError
 from lab.cloud import LabCloud
 from lab.processes import wait_until
 
@@ -43,6 +44,7 @@ def phase(lab: Lab, name: str, host: str, uuid: str) -> None:
 def test_contract(quiet_lab: Lab) -> None:
     lab, host = quiet_lab, quiet_lab.hosts[0]
     with LabCloud(lab) as cloud:
+        put_back(lab, cloud, host)
         wait_until(lambda: all(cloud.in_service(one) for one in lab.hosts), 120, "all hosts to be in service")
         try:
             cloud.boot(["contract"], host)
@@ -55,6 +57,23 @@ def test_contract(quiet_lab: Lab) -> None:
             lab.await_boot(host)
             phase(lab, "coming_back", host, server["id"])
         finally:
-            if not lab.has_power(host):
-                lab.power(host, "on")
+            put_back(lab, cloud, host)
             cloud.delete("contract")
+
+
+def put_back(lab: Lab, cloud: LabCloud, host: str) -> None:
+    """The host in service again, however far the test came."""
+    lab.power(host, "on")
+    lab.await_boot(host)
+
+    def in_service() -> bool:
+        with suppress(LabError):  # refused until the host has cleaned up after an evacuation
+            cloud.call(
+                "compute",
+                f"os-services/{cloud.service(host)['id']}",
+                {"forced_down": False, "status": "enabled"},
+                "PUT",
+            )
+        return cloud.in_service(host)
+
+    wait_until(in_service, 120, f"{host} to be in service")

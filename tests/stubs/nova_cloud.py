@@ -69,6 +69,8 @@ class Server:
     vcpus: int = 1
     image: str = "image-1"
     created: int = 0
+    moving: bool = False  # an evacuation is under way
+    spoiled: bool = False  # another was ordered meanwhile
     arrivals: list[str] = field(default_factory=list)  # every host it was started on, in order
 
 
@@ -184,14 +186,18 @@ class Cloud:
         server = self.server(uuid)
         if set(body) - {"host", "adminPass"}:
             raise Refused(400, "Invalid input for field/attribute evacuate. Additional properties are not allowed")
-        if server.vm_state not in EVACUABLE or server.task_state is not None:
-            what = f"task_state {server.task_state}" if server.task_state else f"vm_state {server.vm_state}"
-            raise Refused(409, f"Cannot 'evacuate' instance {uuid} while it is in {what}")
+        if server.vm_state not in EVACUABLE:
+            raise Refused(409, f"Cannot 'evacuate' instance {uuid} while it is in vm_state {server.vm_state}")
         if self.hosts[server.host].up():
             raise Refused(400, f"Compute service of {server.host} is still in use.")
         server.task_state = "rebuilding"
         record = Record(next(self._count), str(uuids.uuid4()), uuid, server.host, user)
         self.records.append(record)
+        if server.moving:
+            # Nova does not look at the task state: it takes a second one, which spoils the first (seen with nova 34)
+            server.spoiled = True
+            return
+        server.moving = True
         verdict = self._verdict(uuid)
         stopped = version >= (2, 95) or server.vm_state == "stopped"
         self._after(self.schedule_seconds, lambda: self._schedule(server, record, verdict, stopped, body.get("host")))
@@ -211,9 +217,10 @@ class Cloud:
         target = asked or verdict["target"] or self._choose(record.source)
         if verdict["outcome"] == "no_valid_host" or not target:
             record.status = "error"
-            server.vm_state, server.task_state = "error", None
+            server.vm_state, server.task_state, server.moving = "error", None, False
             return
         record.target, record.status = target, "pre-migrating"
+        server.task_state, server.power_state = "rebuild_spawning", 0
         end = self._fail if verdict["outcome"] == "conflict" else self._arrive
         self._after(self.rebuild_seconds, lambda: self._on_target(target, lambda: end(server, record, stopped)))
 
@@ -236,11 +243,18 @@ class Cloud:
         server.host, server.task_state = record.target, None
         server.vm_state, server.power_state = ("stopped", 4) if stopped else ("active", 1)
         server.arrivals.append(record.target)
-        record.status = "done"
+        record.status, server.moving = "done", False
+        if server.spoiled:
+            self._after(self.schedule_seconds, lambda: self._spoil(server, record))
+
+    def _spoil(self, server: Server, record: Record) -> None:
+        """The second order fails on the target: it marks the first one's record, its own stays accepted for good."""
+        record.status, server.spoiled = "failed", False
+        server.vm_state, server.task_state = "error", "rebuild_block_device_mapping"
 
     def _fail(self, server: Server, record: Record, stopped: bool) -> None:
         record.status = "failed"
-        server.vm_state, server.task_state = "error", None
+        server.vm_state, server.task_state, server.moving = "error", None, False
 
     def reset_state(self, uuid: str, state: str) -> None:
         server = self.server(uuid)

@@ -335,11 +335,8 @@ def _of_host(query: dict[str, list[str]], record: Record) -> bool:
 
 
 def _server(one: Server) -> dict[str, Any]:
-    status = (
-        "REBUILD"
-        if one.task_state == "rebuilding" and one.vm_state != "error"
-        else STATUS.get(one.vm_state, one.vm_state.upper())
-    )
+    rebuilding = (one.task_state or "").startswith("rebuild")
+    status = "REBUILD" if rebuilding else STATUS.get(one.vm_state, one.vm_state.upper())
     return {
         "id": one.uuid,
         "name": one.name,
