@@ -360,6 +360,7 @@ class Agent:
                     hook=self._hook == "",
                     word=self._word,
                     beating=self._beating,
+                    watches_domains=self._hypervisor is not None,
                     versions=s.versions,
                 )
             )

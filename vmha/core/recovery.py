@@ -414,10 +414,9 @@ def verify(case: Case, step: Step, turn: Turn) -> None:
     if step.stopped or alive is None or not alive.watches_domains:
         turn.read_instance(case, step.instance)
         return
-    since = case.arrived_at.get(step.instance, turn.now)
-    if turn.now - since > turn.settings.verify_page:
+    if turn.now - case.arrived_at.get(step.instance, turn.now) > turn.settings.verify_page and not case.record.hold:
         hold(case, turn, f"{name} arrived at {step.target} by Nova's record, but its domain is not seen running there")
-    turn.wake(case.record.host, since + turn.settings.verify_page + 0.01)
+    turn.wake(case.record.host, turn.now + turn.settings.verify_page)
 
 
 def done(case: Case, step: Step, how: str, turn: Turn) -> None:

@@ -30,6 +30,7 @@ from vmha.core.model import (
 from vmha.core.settings import Settings
 
 NEVER = float("-inf")
+MOMENT = 0.01  # seconds
 
 
 @dataclass(slots=True)
@@ -194,7 +195,8 @@ class Turn:
         )
 
     def wake(self, host: str, at: float) -> None:
-        """Look at the host again at this time at the latest."""
+        """Look at the host again at this time at the latest, but not sooner than after a moment."""
+        at = max(at, self.now + MOMENT)
         self.wakes[host] = min(at, self.wakes.get(host, at))
 
     def say(self, subject: str, text: str, level: str = "info") -> None:
