@@ -71,11 +71,18 @@ class StartCall:
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """One line for the operator's log: a decision with its evidence.  ``level``: info, warning, error."""
+    """One line for the operator's log: a decision with its evidence.  ``level``: info, warning, error.
+
+    ``do`` names what was done, in the words of scenario files (suspect, hold, fence_confirmed, evacuate_done ...), where the line is
+    all that tells it.
+    """
 
     level: str
     subject: str
     text: str
+    do: str = ""
+    instance: str = ""
+    to: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def _silent(view: HostView, turn: Turn) -> None:
         view.suspect_since, view.fence_delay = turn.now, 0.0
         view.power_again = view.probe_again = NEVER
         view.state = advance(view.state, Cause.SILENT)
-        turn.say(view.name, explain.suspected(view, turn.now), "warning")
+        turn.say(view.name, explain.suspected(view, turn.now), "warning", do="suspect")
         turn.read_service(view)
     _look(view, turn)
     off = power_off(view)
@@ -170,7 +170,7 @@ def _hold(view: HostView, verdict: Hold, turn: Turn) -> None:
     """Say once why nothing is done, and page a person now and again for as long as it lasts (I13)."""
     if view.hold != verdict.reason:
         view.hold, view.hold_since, view.paged_at = verdict.reason, turn.now, NEVER
-        turn.say(view.name, f"hold: {verdict.reason}", "warning" if verdict.page else "info")
+        turn.say(view.name, f"hold: {verdict.reason}", "warning" if verdict.page else "info", do="hold")
     if not verdict.page:
         return
     if turn.now >= view.paged_at + turn.settings.hold_page_every:

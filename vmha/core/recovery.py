@@ -67,7 +67,9 @@ def hold(case: Case, turn: Turn, reason: str, page: bool = True) -> None:
     """Wait, and say why; a person is paged once for each reason."""
     if case.record.hold != reason:
         case.change(hold=reason)
-        turn.say(case.record.host, f"recovery {case.record.id} holds: {reason}", "warning" if page else "info")
+        turn.say(
+            case.record.host, f"recovery {case.record.id} holds: {reason}", "warning" if page else "info", do="hold"
+        )
     if page and reason not in case.paged:
         case.paged.add(reason)
         turn.page(case.record.host, reason)
@@ -133,7 +135,7 @@ def prove(case: Case, view: HostView, turn: Turn, proof: Proof) -> None:
     case.change(stage=Stage.PROVEN, proof=proof, evidence=evidence, fence_delay=round(view.fence_delay, 4), hold="")
     case.stamp("proven", turn.wall)
     view.state = HostState.FENCED
-    turn.say(view.name, explain.proven(case, view, turn.now))
+    turn.say(view.name, explain.proven(case, view, turn.now), do="fence_confirmed")
     turn.read_inventory(view)
 
 
@@ -278,7 +280,8 @@ def retry(case: Case, step: Step, reason: str, turn: Turn) -> None:
     case.retry_at[step.instance] = turn.now + delay
     case.window = max(1, case.window // 2)
     name = step.name or step.instance
-    turn.say(case.record.host, f"evacuation of {name} failed, again in {delay:g} s: {reason}", "warning")
+    text = f"evacuation of {name} failed, again in {delay:g} s: {reason}"
+    turn.say(case.record.host, text, "warning", do="evacuate_failed", instance=step.instance, to=step.target)
     if step.attempts >= s.evacuate_retries and step.instance not in case.paged:
         case.paged.add(step.instance)
         turn.page(
@@ -425,7 +428,8 @@ def done(case: Case, step: Step, how: str, turn: Turn) -> None:
     case.change(times_wall={**case.record.times_wall, f"done/{step.instance}": turn.wall})
     case.stamp("first_done", turn.wall)
     case.change(times_wall={**case.record.times_wall, "last_done": turn.wall})
-    turn.say(case.record.host, f"instance {step.name or step.instance} is back: {how}")
+    text = f"instance {step.name or step.instance} is back: {how}"
+    turn.say(case.record.host, text, do="evacuate_done", instance=step.instance, to=step.target)
 
 
 def instance_read(case: Case, uuid: str, known: bool, instance: Instance | None, turn: Turn) -> None:
@@ -471,7 +475,7 @@ def finish(case: Case, view: HostView, turn: Turn) -> None:
     case.stamp("closed", turn.wall)
     case.closed_at = turn.now
     view.state = HostState.RECOVERED
-    turn.say(view.name, explain.closed(case))
+    turn.say(view.name, explain.closed(case), do="close")
     turn.save(case)
     turn.wake(view.name, turn.now)
 

@@ -199,8 +199,10 @@ class Turn:
         at = max(at, self.now + MOMENT)
         self.wakes[host] = min(at, self.wakes.get(host, at))
 
-    def say(self, subject: str, text: str, level: str = "info") -> None:
-        self.out.append(Say(level, subject, text))
+    def say(
+        self, subject: str, text: str, level: str = "info", *, do: str = "", instance: str = "", to: str = ""
+    ) -> None:
+        self.out.append(Say(level, subject, text, do, instance, to))
 
     def page(self, subject: str, text: str) -> None:
         self.out.append(Page(subject, text))
