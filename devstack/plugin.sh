@@ -20,7 +20,7 @@ function install_vmha {
 function configure_vmha {
     sudo install -d -m 755 -o "$STACK_USER" "$VMHA_CONF_DIR"
     rm -f "$VMHA_CONF"
-    touch "$VMHA_CONF"
+    install -m 600 /dev/null "$VMHA_CONF"  # it will hold a password
     iniset "$VMHA_CONF" DEFAULT host "$(hostname)"
     iniset "$VMHA_CONF" DEFAULT debug "$ENABLE_DEBUG_LOG_LEVEL"
     iniset "$VMHA_CONF" DEFAULT use_stderr True
