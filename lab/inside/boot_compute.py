@@ -77,6 +77,8 @@ def _install_hook(settings: Settings) -> None:
     if not settings.vmha or not source.exists():
         target.unlink(missing_ok=True)
         return
+    if target.exists() and target.read_bytes() == source.read_bytes():
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     target.chmod(0o755)
