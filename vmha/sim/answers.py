@@ -1,0 +1,62 @@
+"""Who answers a host's question whether it is condemned (safety.md section 1): a linearizable read, by whomever, or the voters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from vmha.core.model import Condemnation
+from vmha.sim.agents import Agent
+from vmha.sim.controllers import Controller
+from vmha.sim.net import Net
+from vmha.sim.store import Store
+
+
+class Answers:
+    """``voters`` are names of hosts, and of one controller where their number is even; empty: only reads count."""
+
+    def __init__(
+        self,
+        net: Net,
+        store: Store,
+        agents: Mapping[str, Agent],
+        controllers: Mapping[str, Controller],
+        voters: Sequence[str],
+    ) -> None:
+        self._net, self._store, self._agents, self._controllers = net, store, agents, controllers
+        self.voters = tuple(voters)
+
+    def to(self, host: str) -> str:
+        """ "read" or "voters", by whichever a question sent now would be answered; empty: nobody."""
+        agent = self._agents[host]
+        if agent.reaches_store:
+            return "read"
+        if not agent.host.beat:
+            return ""  # questions ride on beats
+        if self._store.up and (self._by_controller(host) or self._by_peer(host)):
+            return "read"
+        return "voters" if self._by_voters(host) else ""
+
+    def _by_controller(self, host: str) -> bool:
+        return any(c.working and c.reaches_store and self._net.talks(host, c.name) for c in self._controllers.values())
+
+    def _by_peer(self, host: str) -> bool:
+        return any(
+            a.acting and a.host.beat and a.reaches_store and self._net.talks(host, name)
+            for name, a in self._agents.items()
+            if name != host
+        )
+
+    def _by_voters(self, host: str) -> bool:
+        """A majority of all voters knows of no condemnation of the host."""
+        innocent = sum(self._vouches(v, host) for v in self.voters)
+        return innocent * 2 > len(self.voters)
+
+    def _vouches(self, voter: str, host: str) -> bool:
+        if voter in self._controllers:
+            controller = self._controllers[voter]
+            return controller.working and self._net.talks(host, voter) and host not in controller.condemned
+        agent = self._agents[voter]
+        if not agent.acting or not agent.host.beat or agent.known is None:
+            return False
+        known = self._store.tables[Condemnation] if agent.reaches_store else agent.known
+        return host not in known and (voter == host or self._net.talks(host, voter))

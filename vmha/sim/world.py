@@ -1,0 +1,353 @@
+"""A whole cloud in virtual time: hosts, networks, etcd, Nova and fencing devices as physics, and the real core in its controllers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from vmha.core import events as ev
+from vmha.core import invariants, planner
+from vmha.core.invariants import Landing
+from vmha.core.model import (
+    Call,
+    CallKind,
+    Condemnation,
+    HostSettings,
+    InstanceSeen,
+    InstanceSettings,
+    Migration,
+    Protect,
+    SegmentSettings,
+)
+from vmha.sim.agents import Agent, filled
+from vmha.sim.answers import Answers
+from vmha.sim.beats import Beats
+from vmha.sim.clock import Clock
+from vmha.sim.controllers import Controller, State
+from vmha.sim.hosts import Host, HostSpec, Power
+from vmha.sim.net import Net
+from vmha.sim.nova import Nova, Server
+from vmha.sim.nova_compute import NovaComputes
+from vmha.sim.output import Output, Word
+from vmha.sim.power import Devices
+from vmha.sim.scenario import RUNNING_STATES, Scenario
+from vmha.sim.store import Key, Lease, Store
+
+ADMIN = "disabled by an admin"
+RESERVED = "vmha: reserved"
+
+
+class World:
+    """One run of a scenario.  ``run`` lets it happen; ``output`` and ``violations`` tell how it went."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario, self.physics, self.settings = scenario, scenario.physics, scenario.settings
+        self.clock = Clock()
+        self.rng = random.Random(scenario.physics.seed)
+        self.output = Output(self.clock)
+        self.violations: dict[str, float] = {}
+        self.net = Net({n: s.networks for n, s in scenario.hosts.items()})
+        self.store = Store(self.clock)
+        self.copies: dict[str, set[str]] = {}
+        self._touched: set[str] = set()
+        self._landings: list[Landing] = []
+        self._fenced: set[str] = set()
+        self._jumped: dict[str, float] = {}
+        self.hosts: dict[str, Host] = {}
+        self.agents: dict[str, Agent] = {}
+        self.controllers: dict[str, Controller] = {}
+        self._build_hosts(scenario.hosts)
+        self.devices = Devices(self.clock, self.physics, self.hosts)
+        self.nova = Nova(self.clock, self.physics, self.hosts, self.settings.metadata_key)
+        self.nova.orders.append(self._evacuation_lands)
+        self.computes = NovaComputes(self.clock, self.physics, self.net, self.nova, self.hosts)
+        self._build_controllers(scenario.controllers)
+        self._build_agents()
+        self.answers = Answers(self.net, self.store, self.agents, self.controllers, self._voters())
+        self.store.watchers.append(self._store_changed)
+        self.store.expired.append(self._lease_expired)
+        self._begin()
+
+    # --- building --------------------------------------------------------------------------------------------------------
+
+    def _build_hosts(self, specs: Mapping[str, HostSpec]) -> None:
+        for name, spec in specs.items():
+            self.hosts[name] = Host(
+                spec, self.clock, self.physics, self.host_changed, self._domain_changed, self.copies
+            )
+
+    def _build_controllers(self, names: Sequence[str]) -> None:
+        for number, name in enumerate(names):
+            self.controllers[name] = Controller(name, self, 4096.0 * (number + 1))
+
+    def _build_agents(self) -> None:
+        s = self.settings
+        self.beats = Beats(self.clock, self.net, s.beat_period, s.silence, self.rng)
+        for controller in self.controllers.values():
+            self.beats.add_ear(controller)
+        for number, (name, host) in enumerate(self.hosts.items()):
+            self.beats.add_host(name, (number * 0.0137) % s.beat_period - 1.0)
+            self.agents[name] = Agent(host, self, number)
+            if not host.spec.powered:
+                host.power = Power.OFF
+
+    def _voters(self) -> list[str]:
+        """Safety.md section 1: the hosts not in maintenance, a panel of 63 at the most, and an arbiter where they are even."""
+        if not self.scenario.voters:
+            return []
+        voters = [n for n, h in self.hosts.items() if not h.spec.maintenance][:63]
+        return [*voters, next(iter(self.controllers))] if len(voters) % 2 == 0 else voters
+
+    def _begin(self) -> None:
+        """Everything has been running for long."""
+        for number, (name, host) in enumerate(self.hosts.items()):
+            self._begin_host(name, host)
+            self.computes.begin(host, -((number * 0.73) % 10.0))
+        for server in self.scenario.servers():
+            self.add_server(server)
+        for name, host in self.hosts.items():
+            unprotected = tuple(sorted(u for u in self.nova.on[name] if self.protection(u) is Protect.NONE))
+            host.unprotected = frozenset(unprotected)
+            if unprotected:
+                self.store.unprotected[name] = unprotected
+        self.store.put(
+            filled(SegmentSettings, name="default", protect=self.settings.protect_default, **self.scenario.extra)
+        )
+        for agent in self.agents.values():
+            if agent.host.up:
+                agent.begin()
+        for name, host in self.hosts.items():
+            self.beats.set(name, host.up, host.boot)
+        first = next(iter(self.controllers.values()))
+        first.elect()
+        for controller in self.controllers.values():
+            if controller is not first:
+                controller.give_world()
+        self.clock.at(0.2, first.begin_reign)
+
+    def _begin_host(self, name: str, host: Host) -> None:
+        spec = host.spec
+        service = self.nova.services[name]
+        if spec.service == "disabled":
+            service.disabled, service.reason = True, ADMIN
+        elif spec.reserved:
+            service.disabled, service.reason = True, getattr(self.settings, "reserved_reason", RESERVED)
+        self.store.put(self.host_settings(name, spec))
+
+    def host_settings(self, name: str, spec: HostSpec) -> HostSettings:
+        """What an operator has set for the host, and what a leader remembers of it."""
+        return filled(
+            HostSettings,
+            host=name,
+            last_boot=self.hosts[name].boot,
+            addresses=self.agents[name].addresses(),
+            segment=spec.segment,
+            failure_domain=spec.failure_domain,
+            maintenance=spec.maintenance,
+            reserved=spec.reserved,
+        )
+
+    def add_server(self, server: Server) -> None:
+        """An instance with its settings, running where its state says so."""
+        host = self.hosts[server.host]
+        self.nova.add(server)
+        self.write_settings(server)
+        if server.vm_state != "shelved":
+            host.defined.add(server.name)
+        if host.up and server.vm_state in RUNNING_STATES:
+            host.adopt(server.name)
+            self.store.put(InstanceSeen(host.name, server.name, host.boot, "running"))
+
+    def write_settings(self, server: Server) -> None:
+        """The admin's word about the instance, where there is one."""
+        values = {
+            "protect": Protect(server.protect) if server.protect else None,
+            "priority": server.priority,
+            "group": server.group or None,
+            "ready_after": server.ready_after,
+        }
+        if any(v is not None for v in values.values()):
+            known = {n: v for n, v in values.items() if v is not None}
+            self.store.put(filled(InstanceSettings, uuid=server.name, **known))
+
+    def protection(self, uuid: str) -> Protect:
+        """What is asked for the instance, by the core's own rule of nearness."""
+        server = self.nova.servers[uuid]
+        if not server.protect and not server.tenant_protect:
+            return self.settings.protect_default
+        asked = self.store.get(InstanceSettings, uuid)
+        segment = self.store.get(SegmentSettings, "default")
+        return planner.protection(server.view(self.nova.key), segment, asked, self.settings)[0]
+
+    # --- running ---------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """From the start to ``until``."""
+        self.clock.run(self.scenario.until, self._check)
+
+    def _check(self) -> None:
+        if self._touched or self._landings:
+            for text in invariants.check(self):
+                self.violations.setdefault(text, self.clock.now)
+            self._touched.clear()
+            self._landings.clear()
+
+    def touched(self) -> Mapping[str, Collection[str]]:
+        return {u: self.copies.get(u, ()) for u in sorted(self._touched)}
+
+    def landings(self) -> Sequence[Landing]:
+        return self._landings
+
+    # --- what follows from what --------------------------------------------------------------------------------------------
+
+    def host_changed(self, host: Host) -> None:
+        """Its power or one of its processes has changed."""
+        if host.up:
+            self._fenced.discard(host.name)
+        self.beats.set(host.name, host.up and host.beat, host.boot)
+        self.computes.refresh(host)
+        self.agents[host.name].refresh()
+        self._refresh_doubtful()
+
+    def net_changed(self) -> None:
+        """Some way between two ends has changed."""
+        self.beats.refresh()
+        for controller in self.controllers.values():
+            controller.refresh()
+        for host in self.hosts.values():
+            self.computes.refresh(host)
+        for agent in self.agents.values():
+            agent.refresh()
+
+    def controllers_changed(self) -> None:
+        self._refresh_doubtful()
+
+    def _refresh_doubtful(self) -> None:
+        """Agents that rely on the answers of others."""
+        for agent in self.agents.values():
+            if not agent.watching:
+                agent.refresh()
+
+    def _domain_changed(self, host: Host, uuid: str, how: str) -> None:
+        self._touched.add(uuid)
+        self.agents[host.name].domain(uuid, how)
+        if how in ("crashed", "shutoff"):
+            self.computes.domain_stopped(host, uuid)
+
+    def _store_changed(self, kind: type, key: Key, value: Any) -> None:
+        for controller in self.controllers.values():
+            controller.changed(kind, key, value)
+        if kind in (Condemnation, tuple):
+            self.agents[key[0]].told()
+
+    def _lease_expired(self, lease: Lease) -> None:
+        if lease is self.store.leader_lease:
+            self.store.leader = ""
+            self.controllers[lease.owner].lease_lost(lease)
+            for controller in self.controllers.values():
+                controller.campaign()
+        elif lease.owner.startswith("host:"):
+            self.agents[lease.owner.removeprefix("host:")].lease_lost(lease)
+
+    # --- what agents and controllers ask ------------------------------------------------------------------------------------
+
+    def answered(self, host: str) -> str:
+        return self.answers.to(host)
+
+    def record(self, do: str, host: str, instance: str = "", to: str = "", reason: str = "") -> None:
+        """An agent acts."""
+        word = Word(do, host, instance, to, reason)
+        self.output.before(word)
+        self.output.line(host, f"{do} {instance}".strip() + (f": {reason}" if reason else ""), "warning")
+        self.output.done(word)
+
+    def line(self, who: str, text: str) -> None:
+        self.output.event(f"{who}: {text}")
+
+    def carry(self, host: str, fact: str, value: Any) -> None:
+        self.beats.carry(host, fact, value)
+
+    def probe(self, controller: str, host: str, network: str) -> bool:
+        """Its kernel answers ICMP."""
+        return (
+            self.hosts[host].up
+            and self.net.path(controller, host, network)
+            and self.net.path(host, controller, network)
+        )
+
+    def draw(self) -> float:
+        spread = self.physics.call_spread
+        return self.rng.uniform(0.0, spread) if spread else 0.0
+
+    def forget(self, controller: str) -> None:
+        self.beats.forget(controller)
+
+    def excuse(self, controller: str) -> None:
+        self.beats.excuse(controller)
+
+    def order(self, verb: str, host: str, by: str, reason: str) -> None:
+        """An operator's order, through the API: to the leader, or where the core keeps it, to the store."""
+        if verb == "release" and host in self.store.tables[Condemnation]:
+            old = self.store.get(HostSettings, host)
+            self.store.put(replace(old, release=self.store.get(Condemnation, host).revision))
+            return
+        leader, kind = self.leader(), getattr(ev, "Ordered", None)
+        if leader is not None and kind is not None:
+            leader.give(kind(verb, host, by, reason))
+        elif verb != "release":
+            self.output.event(f"nobody takes the order to {verb} {host}")
+
+    # --- judging -----------------------------------------------------------------------------------------------------------
+
+    def landing(self, call: Call) -> None:
+        """An order takes effect now: note what is true at this moment."""
+        if call.kind in (CallKind.EVACUATE, CallKind.RESET_STATE):
+            return  # judged when Nova accepts it
+        host, service = self.hosts[call.host], self.nova.services[call.host]
+        if call.kind is CallKind.POWER_OFF and host.power is not Power.OFF:
+            self._fenced.add(host.name)
+        self._landings.append(
+            Landing(
+                call.kind,
+                host.name,
+                running=tuple(host.protected()),
+                powered=host.up,
+                fenced=tuple(sorted(self._fenced)),
+                cap=self._cap(),
+                disabled_by=service.reason if service.disabled else "",
+                our_reason=self.settings.disabled_reason,
+                stale=self._stale(host),
+                open_targets=self._open_targets(host.name),
+            )
+        )
+
+    def _evacuation_lands(self, migration: Migration, vm_state: str) -> None:
+        server = self.nova.servers[migration.instance]
+        self._landings.append(
+            Landing(
+                CallKind.EVACUATE,
+                migration.source,
+                server.name,
+                running=tuple(sorted(self.copies.get(server.name, ()))),
+                protect=self.protection(server.name),
+                own_error=server.own_error and not self.settings.recover_errors,
+            )
+        )
+
+    def _cap(self) -> int:
+        total = sum(not h.spec.maintenance for h in self.hosts.values())
+        return max(1, min(self.settings.max_down, int(total * self.settings.max_down_percent / 100)))
+
+    def _stale(self, host: Host) -> tuple[str, ...]:
+        servers = self.nova.servers
+        return tuple(sorted(u for u in host.defined if u in servers and servers[u].host != host.name))
+
+    def _open_targets(self, host: str) -> tuple[int, ...]:
+        final = ("done", "completed", "failed", "error", "cancelled")
+        return tuple(m.id for m in self.nova.migrations_of(host) if m.target == host and m.status not in final)
+
+    def leader(self) -> Controller | None:
+        """Who acts now, if anybody does."""
+        return next((c for c in self.controllers.values() if c.engine.epoch and c.state is State.UP), None)
