@@ -18,6 +18,7 @@ from vmha.sim.clock import Clock
 from vmha.sim.net import Net
 
 NEVER = float("-inf")
+TIE = 1e-6  # a beat that arrives in the very moment of silence was heard: sockets are read first
 AHEAD = 40.0  # seconds of single beats that a lossy link draws at once
 
 
@@ -44,9 +45,11 @@ class Way:
     boot: str = ""
     first: float = NEVER
     last: float = NEVER  # the last arrival, as far as it matters: known while off or lossy
+    final: float = NEVER  # the last arrival of those that were sent before it went off
     heard: bool = False
     heard_boot: str = ""
-    life: int = 0  # an arrival that was scheduled under an older number never comes
+    life: int = 0  # number of this stretch of being on
+    void: set[int] = field(default_factory=set)  # stretches of which nothing arrives any more
 
 
 @dataclass(slots=True)
@@ -102,7 +105,7 @@ class Beats:
         if not on:
             return
         sent = self._next_send(beating)
-        way.first = sent + delay
+        way.first, way.life = sent + delay, way.life + 1
         if loss:
             self._draw(host, ear, way, sent, way.life)
         else:
@@ -116,11 +119,13 @@ class Beats:
         end = self._clock.now + way.delay
         if way.loss:
             way.last = min(way.last, end)
-            way.life += 1
+            way.void.add(way.life)
         elif end >= way.first:
-            way.last = way.first + math.floor((end - way.first) / self.period + 1e-9) * self.period
+            way.final = way.first + math.floor((end - way.first) / self.period + 1e-9) * self.period
+            if way.first <= self._clock.now:
+                way.last = way.final
         else:
-            way.life += 1
+            way.void.add(way.life)
         way.on = False
         if way.heard:
             self._await_silence(host, ear, way)
@@ -129,19 +134,21 @@ class Beats:
 
     def _arrives(self, host: str, ear: str, way: Way, life: int, boot: str) -> None:
         """A beat that may make an edge: the first one after silence or in another boot."""
-        if way.life != life:
+        if life in way.void:
             return
         edge = not way.heard or way.heard_boot != boot
-        way.heard, way.heard_boot, way.last = True, boot, max(way.last, self._clock.now)
+        now = self._clock.now
+        way.heard, way.heard_boot, way.last = True, boot, max(way.last, now)
         if edge:
             self._ears[ear].beat(host, way.network, boot, self._clock.now)
         for fact, value in list(self._hosts[host].facts.items()):
             self._ears[ear].carried(host, fact, value)
-        if not way.on:
+        if not way.on or (way.first > now and not way.loss):
+            way.last = max(way.last, way.final)
             self._await_silence(host, ear, way)
 
     def _await_silence(self, host: str, ear: str, way: Way) -> None:
-        self._clock.at(way.last + self.silence, self._silent, host, ear, way, way.last)
+        self._clock.at(way.last + self.silence + TIE, self._silent, host, ear, way, way.last)
 
     def _silent(self, host: str, ear: str, way: Way, last: float) -> None:
         arriving = way.on and not way.loss and way.first <= self._clock.now
@@ -153,13 +160,13 @@ class Beats:
 
     def _draw(self, host: str, ear: str, way: Way, sent: float, life: int) -> None:
         """Draw single beats, up to one that makes an edge or for a while; go on from there."""
-        if way.life != life:
+        if life in way.void:
             return
         horizon = self._clock.now + AHEAD
         while sent < horizon:
             sent += self._lost(way.loss) * self.period
             arrival = sent + way.delay
-            gap = way.heard and arrival - way.last >= self.silence
+            gap = way.heard and arrival - way.last > self.silence + TIE
             if gap:
                 self._await_silence(host, ear, way)
             if gap or not way.heard:
@@ -174,7 +181,7 @@ class Beats:
         return int(math.log(1.0 - self._rng.random()) / math.log(loss))
 
     def _lossy_arrival(self, host: str, ear: str, way: Way, sent: float, life: int) -> None:
-        if way.life == life:
+        if life not in way.void:
             self._arrives(host, ear, way, life, way.boot)
             self._draw(host, ear, way, sent + self.period, life)
 
@@ -201,7 +208,8 @@ class Beats:
         """A new process listens: it has heard nobody yet."""
         for beating in self._hosts.values():
             for way in beating.ways[ear].values():
-                way.on, way.heard, way.heard_boot, way.last, way.life = False, False, "", NEVER, way.life + 1
+                way.on, way.heard, way.heard_boot, way.last, way.final = False, False, "", NEVER, NEVER
+                way.void.add(way.life)
         self.refresh()
 
     def excuse(self, ear: str) -> None:
