@@ -120,11 +120,12 @@ class LibvirtHost:
 
     def crash(self) -> None:
         """Every process of the host dies at once."""
+        if self._libvirtd is not None:
+            self._libvirtd.send_signal(signal.SIGCONT)  # a stopped nsenter would not reap, and hold the namespace
         if self._init is not None:
             os.kill(self.pid, signal.SIGKILL)
             self._init.wait()
         if self._libvirtd is not None:
-            self._libvirtd.send_signal(signal.SIGCONT)
             self._libvirtd.wait()
         self._init = self._libvirtd = None
 
