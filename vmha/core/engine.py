@@ -157,10 +157,10 @@ class Engine:
                 view.stuck = age
             case ev.PowerRead():
                 view.reading_power = False
-                view.power = event
+                before, view.power = view.power, event
                 view.fence_delay += max(0.0, event.ended - event.began)
                 view.power_again = event.ended + self._recheck(view)
-                if view.condemnation is None:
+                if view.condemnation is None and (before is None or before.state is not event.state):
                     turn.say(view.name, f"power reads {event.state}" + (f" ({event.detail})" if event.detail else ""))
             case ev.Probed(_, answers, _):
                 view.probing = False

@@ -72,10 +72,14 @@ def sickness(view: HostView, turn: Turn) -> str:
     """What is wrong with a host whose beats are heard; empty when nothing is."""
     if view.stuck > 0:
         return "vmha-agent is stopped or stuck there"
-    if view.lease_gone_at is not None and turn.now - view.lease_gone_at > turn.settings.host_renew:
+    if view.lease_gone_at is None:
+        return ""
+    due = (
+        max(view.lease_gone_at, min(view.heard.values())) + turn.settings.host_renew
+    )  # it is given time to register anew
+    if turn.now > due:
         return "its lease in etcd is gone: vmha-agent is dead, or cut off from etcd"
-    if view.lease_gone_at is not None:
-        turn.wake(view.name, view.lease_gone_at + turn.settings.host_renew + 0.01)
+    turn.wake(view.name, due + 0.01)
     return ""
 
 

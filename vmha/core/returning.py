@@ -127,7 +127,10 @@ def _nova_records(case: Case, view: HostView, turn: Turn) -> str:
     if case.inventory_began <= view.back_since:
         return "Nova's evacuation records of it are not read yet"
     final = ("completed", "failed", "error", "cancelled")
+    word = view.alive.word if view.alive else None
     for m in case.migrations:
+        if m.source == view.name and m.status == "done" and word is not None and m.instance not in word.defined:
+            continue  # it cleaned up while the evacuation still went on; the target's "done" came after
         if m.source == view.name and m.status not in final:
             return f"nova-compute has not yet cleaned up after evacuation {m.id} of {m.instance} ({m.status})"
         if m.target == view.name and m.status not in (*final, "done"):
