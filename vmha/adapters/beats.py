@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -21,6 +22,7 @@ LOG = logging.getLogger(__name__)
 
 BUFFER = 16 << 20  # bytes asked of the kernel: a second of 10,000 hosts
 BATCH = 256  # datagrams read with one look at the clock
+GATHER = 0.005  # seconds let pass after a batch: one wake-up then serves many beats, which halves the work
 LOOK = 0.5  # seconds after which an idle thread looks whether it should end
 SAY_EVERY = 60.0
 SAID_MAX = 10_000
@@ -108,12 +110,16 @@ class BeatReceiver:
             except OSError as e:
                 self._say("", network, f"receiving failed: {e}", self._clock.now())
                 continue
+            drained = True
             try:
-                self._batch(network, s, first)
+                drained = self._batch(network, s, first)
             except Exception:
                 LOG.exception("beats on network %s: a datagram from %s could not be handled", network, first[1])
+            if drained:
+                time.sleep(GATHER)
 
-    def _batch(self, network: str, s: socket.socket, first: tuple[bytes, tuple[str, int]]) -> None:
+    def _batch(self, network: str, s: socket.socket, first: tuple[bytes, tuple[str, int]]) -> bool:
+        """Handle what is there; False when there is more."""
         now = self._clock.now()
         datagram, source = first
         for _ in range(BATCH):
