@@ -38,6 +38,7 @@ def values(settings: Settings, machine: str) -> dict[str, str]:
         "VENV": str(settings.venv),
         "VMHA_VENV": str(settings.vmha_venv),
         "PASS": PASSWORD,
+        "SHARED": "no" if settings.local_disks else "yes",
         "NOVA_STATE": str(settings.disk(machine) / "nova"),
     }
 

@@ -348,6 +348,8 @@ class Agent:
 
     def _publish_alive(self) -> None:
         assert self._publisher is not None
+        if self._hook is None:
+            return  # it is being checked: what is not known yet is not said
         s = self._settings
         self._publisher.alive(
             records.encode(

@@ -45,6 +45,10 @@ RECOVERY = {
     "retry_first": "Seconds until a failed evacuation is tried again; doubled each time.",
     "retry_most": "Seconds between two tries at the most.",
     "evacuate_retries": "Tries after which a person is paged; trying goes on.",
+    "evacuate_patience": "Seconds after which a person is paged about an evacuation that Nova has not ended.",
+    "instances_path_shared": "Whether disks under Nova's instances_path are on storage that all hosts share: yes, no or unknown. Unless it "
+    "is yes, instances with such a disk are left on their dead host, because Nova would rebuild the disk from its image.",
+    "rebuild_local_disks": "Evacuate such instances all the same: what was on their disks is lost.",
     "recover_errors": "Evacuate instances too that were in error before their host died.",
     "return_to_service": "Put a fenced host that came back and was reconciled in service by itself; else run vmha-manage host release.",
     "flap_limit": "Recoveries of one host within flap_window after which it stays out until an operator releases it.",

@@ -92,9 +92,14 @@ def may_condemn(accused: Accused, fleet: Fleet, settings: Settings, now: float) 
     other the lease must be gone, its kernel silent, the observer able to hear somebody, and no cap exceeded.  An operator's
     approval stands in for the caps and the observer's doubt, not for the evidence.
     """
-    approved = accused.host in fleet.approved
-    if settings.dry_run:
+    verdict = _may_condemn(accused, fleet, settings, now)
+    if settings.dry_run and isinstance(verdict, Allow):
         return Hold("dry run: it would be condemned now", page=False)
+    return verdict
+
+
+def _may_condemn(accused: Accused, fleet: Fleet, settings: Settings, now: float) -> Allow | Hold:
+    approved = accused.host in fleet.approved
     if fleet.disarmed:
         return Hold("vmha is disarmed: arm it to let it act")
     if accused.kernel_answers and settings.icmp_answer_holds and not approved:

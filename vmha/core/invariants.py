@@ -26,6 +26,8 @@ class Landing:
     instance: str = ""
     running: tuple[str, ...] = ()
     powered: bool = False
+    dead_for: float = 0.0  # seconds since it lost its power; 0 while it has it
+    noticed_after: float = 0.0  # an order that was given within so many seconds of a death may still land
     fenced: tuple[str, ...] = ()
     cap: int = 0
     protect: Protect | None = None
@@ -87,8 +89,8 @@ def _fence(landing: Landing) -> Iterator[str]:
 def _return(landing: Landing) -> Iterator[str]:
     if landing.kind is CallKind.ENABLE and landing.disabled_by not in ("", landing.our_reason):
         yield f"I9: {landing.host} was enabled though somebody else had disabled it: {landing.disabled_by}"
-    if not landing.powered:
-        yield f"I9: {landing.host} was put back in service while it was down"
+    if landing.dead_for > landing.noticed_after:
+        yield f"I9: {landing.host} was put back in service {landing.dead_for:.1f} s after its death"
     if landing.stale:
         yield f"I9: {landing.host} was put back in service with stale domains of {', '.join(landing.stale)}"
     if landing.open_targets:

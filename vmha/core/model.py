@@ -312,6 +312,7 @@ class Recovery:
     proof: Proof | None = None
     evidence: str = ""
     fence_delay: float = 0.0  # seconds that runs of the fence agent took between suspicion and proof
+    refuted: bool = False  # a beat of that boot came after its proof: nothing more is done before a person decides
     disabled_by_us: bool = False
     steps: tuple[Step, ...] = ()
     hold: str = ""

@@ -81,4 +81,6 @@ def _refusal(instance: Instance, protect: Protect, settings: Settings) -> str:
         return f"Nova evacuates no instance that is {instance.vm_state}: an operator must decide"
     if instance.vm_state == "error" and not settings.recover_errors:
         return "left alone: it was in error before the host died"
+    if instance.image and settings.instances_path_shared != "yes" and not settings.rebuild_local_disks:
+        return "left alone: its disk may be on the dead host only, and evacuating it would rebuild it from its image"
     return ""

@@ -64,15 +64,18 @@ def save_soon(case: Case, turn: Turn) -> None:
 
 
 def hold(case: Case, turn: Turn, reason: str, page: bool = True) -> None:
-    """Wait, and say why; a person is paged once for each reason."""
+    """Wait, and say why; a person is paged, and again for as long as the same reason lasts (I13)."""
     if case.record.hold != reason:
         case.change(hold=reason)
-        turn.say(
-            case.record.host, f"recovery {case.record.id} holds: {reason}", "warning" if page else "info", do="hold"
-        )
-    if page and reason not in case.paged:
-        case.paged.add(reason)
+        turn.say(case.record.host, f"recovery {case.record.id} holds: {reason}", "warning" if page else "info")
+    if not page:
+        return
+    due = case.paged_at.get(reason, NEVER) + turn.settings.hold_page_every
+    if turn.now >= due:
+        case.paged_at[reason] = turn.now
         turn.page(case.record.host, reason)
+        due = turn.now + turn.settings.hold_page_every
+    turn.wake(case.record.host, due)
 
 
 def unhold(case: Case) -> None:
@@ -85,11 +88,13 @@ def unhold(case: Case) -> None:
 
 def stopped_by_refutation(case: Case, view: HostView, turn: Turn) -> bool:
     """P1 assumes that a device that reads "off" is right; a beat of that boot says otherwise: stop, hold, page."""
-    if not case.refuted and case.record.proof is Proof.POWER:
-        case.refuted = refuted(case.proof_began, case.record.boot, view.last_boot, view.last_heard)
-    if case.refuted:
+    proven = case.record.proof is Proof.POWER and not case.record.refuted
+    if proven and refuted(case.proof_began, case.record.boot, view.last_boot, view.last_heard):
+        case.change(refuted=True)
+    if case.record.refuted:
         hold(case, turn, explain.refuted(view))
-    return case.refuted
+        save_soon(case, turn)
+    return case.record.refuted
 
 
 def seek_proof(case: Case, view: HostView, turn: Turn) -> None:
@@ -379,12 +384,26 @@ def _follow(case: Case, step: Step, turn: Turn) -> None:
     if (migration.target, migration.id) != (step.target, step.migration):
         case.set(step, target=migration.target, migration=migration.id)
         step = case.steps[step.instance]
+    _watch_patience(case, step, migration, turn)
     if migration.status in FINAL_GOOD:
         case.set(step, state=StepState.ARRIVED)
         case.arrived_at[step.instance] = turn.now
         case.window = min(case.window + 1, turn.settings.evacuate_most)
     elif migration.status in FINAL_BAD:
         retry(case, step, f"Nova's migration {migration.id} ended {migration.status}", turn)
+
+
+def _watch_patience(case: Case, step: Step, migration: Migration, turn: Turn) -> None:
+    """Nova can leave a record open for good; an attempt is not given up for that, but a person must hear of it."""
+    since = case.called_at.get(step.instance, turn.now)
+    key = f"slow {step.instance}"
+    if turn.now - since > turn.settings.evacuate_patience and key not in case.paged:
+        case.paged.add(key)
+        name = step.name or step.instance
+        turn.page(
+            case.record.host,
+            f"evacuation of {name} is {migration.status} in Nova since {turn.now - since:.0f} s: look at its target {step.target or 'not chosen yet'}",
+        )
 
 
 def _watch_target(case: Case, step: Step, turn: Turn) -> None:

@@ -48,6 +48,9 @@ class Settings:
     retry_most: float = 60.0
     evacuate_retries: int = 5  # attempts before a person is paged; retrying goes on at retry_most
     verify_page: float = 60.0  # arrived but not seen running for this long: page
+    evacuate_patience: float = 600.0  # an evacuation that Nova has not ended for this long: page
+    instances_path_shared: str = "unknown"  # yes: disks under Nova's instances_path are on storage that all hosts share
+    rebuild_local_disks: bool = False  # evacuate even where that rebuilds a disk from its image, losing what was on it
     recover_errors: bool = False  # instances that were in error before the death
     save_every: float = 1.0
     inventory_every: float = 5.0  # one living host after another is asked for, to know which instances are unprotected
@@ -138,5 +141,7 @@ def check(settings: Settings) -> Iterator[str]:
         yield f"evacuate_first ({s.evacuate_first}) must be between 1 and evacuate_most ({s.evacuate_most})"
     if s.retry_most < s.retry_first:
         yield f"retry_most ({s.retry_most:g} s) is shorter than retry_first ({s.retry_first:g} s): raise it"
+    if s.instances_path_shared not in ("yes", "no", "unknown"):
+        yield f"instances_path_shared is {s.instances_path_shared!r}: say yes, no or unknown (which counts as no)"
     if s.protect_default is Protect.FT:
         yield "protect_default cannot be ft: lock-step protection is asked for per instance"

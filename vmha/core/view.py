@@ -113,10 +113,10 @@ class Case:
     proven_at: float = NEVER
     closed_at: float = NEVER
     proof_began: float = NEVER  # begin of the reading that proved the death, or our election
-    refuted: bool = False
     dirty: bool = False
     saved: float = NEVER
     paged: set[str] = field(default_factory=set)
+    paged_at: dict[str, float] = field(default_factory=dict)  # reason of a hold to its last page
 
     def stage(self) -> Stage:
         return self.record.stage
