@@ -464,6 +464,17 @@ def instance_read(case: Case, uuid: str, known: bool, instance: Instance | None,
     elif step.state is StepState.ARRIVED and instance.host == step.target:
         if step.stopped and instance.vm_state == "stopped":
             done(case, step, f"at {step.target}, stopped as before", turn)
+        elif step.stopped and instance.vm_state == "active":
+            done(
+                case,
+                step,
+                f"at {step.target}, and running: a failed attempt made Nova forget that it was stopped",
+                turn,
+            )
+            turn.page(
+                case.record.host,
+                f"instance {step.name or uuid} was stopped before and runs at {step.target} now: stop it",
+            )
         elif not step.stopped and instance.vm_state == "active" and instance.power_state == 1:
             done(case, step, f"running at {step.target} by Nova's word: no vmha-agent watches domains there", turn)
     elif step.state in (StepState.WAITING, StepState.RETRY) and instance.host != case.record.host:
