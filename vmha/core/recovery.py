@@ -67,7 +67,9 @@ def hold(case: Case, turn: Turn, reason: str, page: bool = True) -> None:
     """Wait, and say why; a person is paged, and again for as long as the same reason lasts (I13)."""
     if case.record.hold != reason:
         case.change(hold=reason)
-        turn.say(case.record.host, f"recovery {case.record.id} holds: {reason}", "warning" if page else "info")
+        turn.say(
+            case.record.host, f"recovery {case.record.id} holds: {reason}", "warning" if page else "info", do="hold"
+        )
     if not page:
         return
     due = case.paged_at.get(reason, NEVER) + turn.settings.hold_page_every
