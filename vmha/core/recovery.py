@@ -437,9 +437,11 @@ def verify(case: Case, step: Step, turn: Turn) -> None:
         return
     if step.stopped or alive is None or not alive.watches_domains:
         turn.read_instance(case, step.instance)
-        return
     if turn.now - case.arrived_at.get(step.instance, turn.now) > turn.settings.verify_page and not case.record.hold:
-        hold(case, turn, f"{name} arrived at {step.target} by Nova's record, but its domain is not seen running there")
+        where = (
+            step.target or "no host that it names"
+        )  # the source's return can complete a record before its target took it
+        hold(case, turn, f"{name} arrived at {where} by Nova's record, but its domain is not seen running there")
     turn.wake(case.record.host, turn.now + turn.settings.verify_page)
 
 
