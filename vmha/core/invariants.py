@@ -26,6 +26,7 @@ class Landing:
     instance: str = ""
     running: tuple[str, ...] = ()
     powered: bool = False
+    later_boot: bool = False  # what runs is not the boot that is condemned
     dead_for: float = 0.0  # seconds since it lost its power; 0 while it has it
     noticed_after: float = 0.0  # an order that was given within so many seconds of a death may still land
     fenced: tuple[str, ...] = ()
@@ -80,7 +81,7 @@ def _evacuation(landing: Landing) -> Iterator[str]:
 
 def _fence(landing: Landing) -> Iterator[str]:
     others = [h for h in landing.fenced if h != landing.host]
-    if landing.powered and len(others) + 1 > landing.cap:
+    if landing.powered and not landing.later_boot and len(others) + 1 > landing.cap:
         yield (
             f"I5: {landing.host} was switched off while {', '.join(others)} were off by our orders: at most {landing.cap} may be"
         )

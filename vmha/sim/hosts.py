@@ -73,6 +73,7 @@ class Host:
     denied: set[str] = field(default_factory=set)  # on disk
     failed_stores: set[str] = field(default_factory=set)
     booted_at: float = 0.0
+    lost_at: float = 0.0  # its power, last
     on_boot: list[Callable[[Host], None]] = field(default_factory=list)
     on_loss: list[Callable[[Host], None]] = field(default_factory=list)
 
@@ -94,7 +95,7 @@ class Host:
         """Everything that was only in memory is gone."""
         if self.power is Power.OFF:
             return
-        self.power, self.life = Power.OFF, self.life + 1
+        self.power, self.life, self.lost_at = Power.OFF, self.life + 1, self.clock.now
         for uuid in list(self.qemu):
             self._gone(uuid)
         self.gate = False

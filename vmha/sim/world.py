@@ -306,6 +306,7 @@ class World:
         if call.kind in (CallKind.EVACUATE, CallKind.RESET_STATE):
             return  # judged when Nova accepts it
         host, service = self.hosts[call.host], self.nova.services[call.host]
+        condemnation = self.store.get(Condemnation, host.name)
         if call.kind is CallKind.POWER_OFF and host.power is not Power.OFF:
             self._fenced.add(host.name)
         self._landings.append(
@@ -314,6 +315,9 @@ class World:
                 host.name,
                 running=tuple(host.protected()),
                 powered=host.up,
+                later_boot=condemnation is not None and condemnation.boot != host.boot,
+                dead_for=0.0 if host.up else self.clock.now - host.lost_at,
+                noticed_after=self.settings.silence + self.settings.start_limit + self.settings.call_limit,
                 fenced=tuple(sorted(self._fenced)),
                 cap=self._cap(),
                 disabled_by=service.reason if service.disabled else "",
