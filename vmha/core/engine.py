@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, assert_never
 
 from vmha.core import events as ev
-from vmha.core import judge, outcomes, planner, recovery, returning
+from vmha.core import judge, moving, outcomes, planner, recovery, returning
 from vmha.core.actions import Action, Commit
 from vmha.core.calls import OpenCall
 from vmha.core.model import (
@@ -202,13 +202,13 @@ class Engine:
             case.inventory = {i.uuid: i for i in event.instances}
             case.inventory_began, case.migrations = event.began, event.migrations
             if case.stage() in (Stage.PROVEN, Stage.MOVING):
-                recovery.absorb(case, turn)
+                moving.absorb(case, turn)
 
     def _instance_read(self, event: ev.InstanceRead, turn: Turn) -> set[str]:
         touched = set()
         for case in self.cases.values():
             if event.uuid in case.asking:
-                recovery.instance_read(case, event.uuid, event.known, event.instance, turn)
+                moving.instance_read(case, event.uuid, event.known, event.instance, turn)
                 touched.add(case.record.host)
         return touched
 
@@ -426,7 +426,7 @@ class Engine:
             if call.kind is CallKind.EVACUATE:
                 case.last_call[call.instance] = call
         for uuid, call in case.last_call.items():
-            recovery.resume_step(case, uuid, call, turn)
+            moving.resume_step(case, uuid, call, turn)
         self.cases[record.id] = case
         view = self._view(record.host, turn.now)
         view.state = _STATES.get(record.stage, HostState.UNKNOWN)

@@ -10,7 +10,9 @@ from __future__ import annotations
 from vmha.core import explain
 from vmha.core.calls import OpenCall, landed_by
 from vmha.core.model import Call, CallKind, Outcome, StepState
-from vmha.core.recovery import forced_down, hold, retry, settle
+from vmha.core.moving import retry
+from vmha.core.recovery import forced_down
+from vmha.core.upkeep import hold, settle
 from vmha.core.view import NEVER, Case, HostView, Turn
 
 

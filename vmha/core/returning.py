@@ -14,7 +14,8 @@ from dataclasses import replace
 from vmha.core.actions import Commit
 from vmha.core.host import Cause, advance
 from vmha.core.model import CallKind, HostState, Stage, StepState
-from vmha.core.recovery import close_waited_out, hold, save_soon, stopped_by_refutation, unhold, wake_for_open
+from vmha.core.recovery import close_waited_out, stopped_by_refutation
+from vmha.core.upkeep import hold, save_soon, unhold, wake_for_open
 from vmha.core.view import NEVER, Case, HostView, Turn
 
 

@@ -1,0 +1,56 @@
+"""What every stage of a recovery needs: its record saved, its holds told, its open calls waited for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vmha.core.actions import Commit
+from vmha.core.calls import landed_by
+from vmha.core.model import Call, Outcome
+from vmha.core.view import NEVER, Case, Turn
+
+
+def save_soon(case: Case, turn: Turn) -> None:
+    """Write a changed record, at most once in ``save_every``."""
+    if case.dirty and turn.now - case.saved >= turn.settings.save_every:
+        turn.save(case)
+    elif case.dirty:
+        turn.wake(case.record.host, case.saved + turn.settings.save_every)
+
+
+def hold(case: Case, turn: Turn, reason: str, page: bool = True) -> None:
+    """Wait, and say why; a person is paged, and again for as long as the same reason lasts (I13)."""
+    if case.record.hold != reason:
+        case.change(hold=reason)
+        turn.say(
+            case.record.host, f"recovery {case.record.id} holds: {reason}", "warning" if page else "info", do="hold"
+        )
+    if not page:
+        return
+    due = case.paged_at.get(reason, NEVER) + turn.settings.hold_page_every
+    if turn.now >= due:
+        case.paged_at[reason] = turn.now
+        turn.page(case.record.host, reason)
+        due = turn.now + turn.settings.hold_page_every
+    turn.wake(case.record.host, due)
+
+
+def unhold(case: Case) -> None:
+    if case.record.hold:
+        case.change(hold="")
+
+
+def wake_for_open(case: Case, turn: Turn) -> None:
+    """Look again when the first open record of this case can be closed by its wait."""
+    for open_call in case.open_calls.values():
+        if open_call.ended:
+            turn.wake(case.record.host, landed_by(open_call, turn.settings) + 0.01)
+
+
+def settle(case: Case, call: Call, outcome: Outcome, detail: str, turn: Turn) -> None:
+    """Write the outcome of a call: its record is closed and blocks nothing any more."""
+    case.open_calls.pop(call.id, None)
+    ended = replace(call, outcome=outcome, detail=detail[:500])
+    if case.last_call.get(call.instance) == call:
+        case.last_call[call.instance] = ended
+    turn.out.append(Commit(f"close/{call.recovery}/{call.id}", (ended,)))
