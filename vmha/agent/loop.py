@@ -113,6 +113,7 @@ class Agent:
         self._look_again = False  # something changed while a look was on its way
         self._stopped_since: dict[str, float] = {}  # condemned: uuid to when it was first seen not active
         self._beating = False
+        self._troubles: dict[str, str] = {}
         self._hook: str | None = None  # not checked yet
         self._hook_at = 0.0
         self._tick_at = 0.0
@@ -201,8 +202,7 @@ class Agent:
                 self._attached(fault)
             case HookChecked(fault):
                 self._hands["hook"].busy = False
-                if fault and fault != self._hook:
-                    LOG.error("%s; until then this host is not protected", fault)
+                self._told("hook", f"this host is not protected: {fault}" if fault else "")
                 self._hook = fault
             case Cleared():
                 self._hands["clear"].busy = False
@@ -299,9 +299,10 @@ class Agent:
         if self._look_again:
             self._look_again, self._look_at = False, now
         if seen.domains is None:
-            LOG.warning("which domains run is not known: %s", seen.why)
+            self._told("domains", f"which domains run is not known: {seen.why}")
             self._look_at = now + LOOK_AGAIN
             return
+        self._told("domains", "")
         self._domains = {d.uuid: d for d in seen.domains}
         self._complete = True
         self._publish_instances()
@@ -331,11 +332,16 @@ class Agent:
     # --- what others see -------------------------------------------------------------------------------------------
 
     def _attached(self, fault: str) -> None:
-        if fault:
-            LOG.error("%s", fault)
-        else:
+        self._told("beat", fault)
+        if not fault:
             LOG.info("attached to vmha-beat")
             self._beating = self._beat.progress()
+
+    def _told(self, about: str, trouble: str) -> None:
+        """Log a trouble when it begins or changes, not each time it is met again."""
+        if trouble and trouble != self._troubles.get(about):
+            LOG.error("%s; trying again", trouble)
+        self._troubles[about] = trouble
 
     def _publish_instances(self) -> None:
         assert self._publisher is not None
