@@ -121,6 +121,8 @@ class Nova:
         self._of: dict[str, list[int]] = {h: [] for h in hosts}  # host -> indexes of migrations
         self.trouble = Trouble()
         self.refusing: dict[str, str] = {}  # instance -> mode of trouble
+        self._by_name = sorted(hosts)
+        self._free = {h: host.spec.memory_gib for h, host in hosts.items()}
         self._memory = dict.fromkeys(hosts, 0.0)
         self._vcpus = dict.fromkeys(hosts, 0.0)
         self.orders: list[
@@ -137,6 +139,7 @@ class Nova:
     def claim(self, server: Server, host: str, sign: int) -> None:
         """Placement's allocation of the server on the host, taken (1) or given back (-1)."""
         self._memory[host] += sign * server.memory_gib
+        self._free[host] = self._hosts[host].spec.memory_gib - self._memory[host]
         self._vcpus[host] += sign * server.vcpus
 
     def move(self, server: Server, host: str) -> None:
@@ -234,8 +237,8 @@ class Nova:
 
     def _choose(self, server: Server) -> str | None:
         """The host with the most free memory that may take it; None is "no valid host"."""
-        hosts = [h for h in self.services if self._fits(server, h)]
-        return min(hosts, key=lambda h: (self._memory[h] - self._hosts[h].spec.memory_gib, h), default=None)
+        ordered = sorted(self._by_name, key=self._free.__getitem__, reverse=True)
+        return next((h for h in ordered if self._fits(server, h)), None)
 
     def _fits(self, server: Server, host: str) -> bool:
         service, spec = self.services[host], self._hosts[host].spec

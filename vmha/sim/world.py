@@ -66,9 +66,9 @@ class World:
         self._build_controllers(scenario.controllers)
         self._build_agents()
         self.answers = Answers(self.net, self.store, self.agents, self.controllers, self._voters())
+        self._begin()
         self.store.watchers.append(self._store_changed)
         self.store.expired.append(self._lease_expired)
-        self._begin()
 
     # --- building --------------------------------------------------------------------------------------------------------
 
