@@ -48,7 +48,8 @@ def _closed(case: Case, view: HostView, turn: Turn) -> None:
     reason = _not_yet(case, view, turn)
     if reason:
         turn.wake(view.name, turn.now + turn.settings.poll)
-        hold(case, turn, f"{view.name} is back, not yet in service: {reason}", page=False)
+        long = turn.now - view.back_since > turn.settings.hold_page_every
+        hold(case, turn, f"{view.name} is back, not yet in service: {reason}", page=long)
         return
     _release(case, view, turn)
 
