@@ -79,7 +79,14 @@ def _stuck_task(case: Case, step: Step, instance: Instance, turn: Turn) -> None:
     text = f"task {instance.task_state} is in flight in Nova"
     if step.reason != text:
         turn.say(case.record.host, f"instance {step.name or step.instance} waits: {text}", "warning")
+        case.called_at[step.instance] = turn.now
     case.set(step, state=StepState.RETRY, reason=text)
+    if turn.now - case.called_at.get(step.instance, turn.now) > turn.settings.verify_page:
+        hold(
+            case,
+            turn,
+            f"instance {step.name or step.instance} waits: {text}; its dead host cannot end it, an admin can (reset its state)",
+        )
     case.retry_at[step.instance] = turn.now + turn.settings.retry_first
     turn.wake(case.record.host, case.retry_at[step.instance])
 

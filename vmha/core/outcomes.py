@@ -44,7 +44,8 @@ def call_ended(case: Case, call: Call, outcome: Outcome, detail: str, turn: Turn
 def _power_off(case: Case, view: HostView, outcome: Outcome, detail: str, turn: Turn) -> None:
     case.off_ended = turn.now
     view.power_again = NEVER
-    if outcome is not Outcome.DONE:
+    case.off_refused = 0 if outcome is Outcome.DONE else case.off_refused + 1
+    if outcome is not Outcome.DONE and not case.record.hold:
         hold(case, turn, f"the fencing device of {view.name} did not take the order to power off: {detail}")
 
 

@@ -67,8 +67,11 @@ def seek_proof(case: Case, view: HostView, turn: Turn) -> None:
 
 
 def _fence(case: Case, view: HostView, turn: Turn) -> None:
-    """The host's power is not off: order it, or read again after a moment."""
-    due = case.off_ordered + turn.settings.fence_again
+    """The host's power is not off: order it, later each time that the device does not take it; else read again after a moment."""
+    if view.power is not None and view.power.state is PowerState.ON:
+        case.off_refused = min(case.off_refused, 1)  # it answers
+    s = turn.settings
+    due = case.off_ordered + min(s.fence_again * 2 ** min(case.off_refused, 9), max(s.retry_most, s.fence_again))
     if turn.now >= due and turn.free(CallKind.POWER_OFF, view.name):
         if case.record.hold and view.power is not None and view.power.state is PowerState.ON:
             unhold(case)

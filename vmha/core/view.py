@@ -109,6 +109,7 @@ class Case:
     host_retry: float = NEVER  # no host call before this
     host_failures: int = 0
     off_ended: float = NEVER
+    off_refused: int = 0  # orders in a row that the device did not take
     off_ordered: float = NEVER
     proven_at: float = NEVER
     closed_at: float = NEVER
