@@ -79,7 +79,7 @@ def test_agent_and_beat_killed_while_the_kernel_answers_is_held(v: VmhaLab) -> N
 
 def kill_beat(lab: Lab, host: str) -> None:
     """The beat process is in a session of its own: found by the command line of the host's own processes."""
-    script = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q 'agent/beat.py' && kill -9 ${p#/proc/}; done; true"
+    script = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q 'agent/[b]eat.py' && kill -9 ${p#/proc/}; done; true"
     lab.exec(host, ["sh", "-c", script], check=True)
 
 
