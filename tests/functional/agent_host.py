@@ -79,7 +79,6 @@ controllers = management:127.0.0.1:{self.receiver.ports[0][2]}
 lease_ttl = 4
 lease_renew = 1
 call_timeout = 3
-undefine_after = 1
 {options}
 """)
 
@@ -151,8 +150,8 @@ undefine_after = 1
 
     # --- what the leader writes
 
-    def condemn(self, boot: str = "") -> int:
-        record = Condemnation(self.name, boot or self.host.boot_id, "r1", "test", 0.0)
+    def condemn(self, boot: str = "", undefine: tuple[str, ...] = ()) -> int:
+        record = Condemnation(self.name, boot or self.host.boot_id, "r1", "test", 0.0, undefine)
         self.store.commit({keys.condemned(self.name): records.encode(record)})
         item = self.store.get(keys.condemned(self.name))
         assert item is not None

@@ -78,7 +78,7 @@ def test_a_condemned_host_clears_itself_says_so_and_opens_after_the_release(one)
     for name in ("kept", "free"):
         one.host.virsh("start", name)
     one.store.commit({keys.condemned("compute10"): b"not ours"})
-    revision = one.condemn()
+    revision = one.condemn(undefine=(kept, free))
     until(lambda: one.says(gate="shut", word=Word(revision)), says="the word, with nothing left")
     assert not one.gate_open() and one.host.active() == {"free"} and kept not in ProcProcesses().running()
     assert one.host.virsh("list", "--all", "--name").stdout.split() == ["free"]
@@ -88,15 +88,15 @@ def test_a_condemned_host_clears_itself_says_so_and_opens_after_the_release(one)
     assert one.gate_open() and one.host.active() == {"free"}
 
 
-def test_a_stopped_domain_stays_defined_for_nova_and_the_word_says_so(tmp_path, cluster):
-    with AgentHost(tmp_path, cluster, options="[agent]\nundefine_after = 3600") as one:
+def test_a_stopped_domain_stays_defined_until_the_leader_says_that_it_lives_elsewhere(tmp_path, cluster):
+    with AgentHost(tmp_path, cluster) as one:
         domain = one.host.define("one")
         one.start()
         until(one.gate_open)
         one.host.virsh("start", "one")
         revision = one.condemn()
         until(lambda: one.says(word=Word(revision, defined=(domain,))))
-        one.host.virsh("undefine", "one")  # nova-compute does it
+        assert one.condemn(undefine=(domain,)) == revision
         until(lambda: one.says(word=Word(revision)))
 
 
@@ -109,7 +109,7 @@ def test_a_host_that_returns_condemned_stays_shut_in_its_next_boot(one):
     first = one.host.boot_id
     one.host.crash()
     one.agent.wait()
-    revision = one.condemn(first)
+    revision = one.condemn(first, undefine=(domain,))
     one.host.boot()
     one.host.start_libvirtd()
     one.start()
@@ -218,13 +218,13 @@ def test_libvirtd_away_is_survived_and_what_happened_meanwhile_is_found(one):
 
 
 def test_a_hung_libvirtd_gives_no_word_and_does_not_stop_the_engine(one):
-    one.host.define("one")
+    domain = one.host.define("one")
     one.start()
     until(one.gate_open)
     one.host.virsh("start", "one")
     one.until_says(gate="open", beating=True)
     one.host.freeze_libvirtd()
-    revision = one.condemn()
+    revision = one.condemn(undefine=(domain,))
     one.until_says(gate="shut")
     progress = one.heard.last()[3]
     until(lambda: one.heard.last()[3] > progress + 4)

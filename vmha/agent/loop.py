@@ -38,8 +38,7 @@ HOOK_EVERY = 10.0
 class Settings:
     """What the engine needs to know; seconds.
 
-    ``word`` is T of safety.md.  ``undefine_after``: how long a condemned host's stopped domains stay defined, so that
-    nova-compute can destroy evacuated instances itself, disks and all, which it does only for domains it finds.
+    ``word`` is T of safety.md.
     """
 
     host: str
@@ -48,7 +47,6 @@ class Settings:
     lease_ttl: float = 9.0
     lease_renew: float = 3.0
     word: float = 9.0
-    undefine_after: float = 60.0
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -111,7 +109,7 @@ class Agent:
         self._complete = False
         self._look_at: float | None = None
         self._look_again = False  # something changed while a look was on its way
-        self._stopped_since: dict[str, float] = {}  # condemned: uuid to when it was first seen not active
+        self._stale: frozenset[str] = frozenset()  # condemned: instances that live elsewhere now
         self._beating = False
         self._troubles: dict[str, str] = {}
         self._hook: str | None = None  # not checked yet
@@ -193,7 +191,10 @@ class Agent:
             case gates.Answered():
                 self._hands["ask"].busy = False
                 self._step(event)
-            case CondemnedSeen(revision):
+            case CondemnedSeen(revision, undefine):
+                if undefine - self._stale:
+                    self._look_at = self._clock.now()
+                self._stale = undefine
                 self._step(gates.SeenCondemned(revision) if revision else gates.SeenReleased())
             case UnprotectedSeen(uuids):
                 self._new_unprotected(uuids)
@@ -246,7 +247,6 @@ class Agent:
             case GateAction.WITHDRAW:
                 self._word = None
             case GateAction.CLEAR:
-                self._stopped_since.clear()
                 self._look_at = now
 
     def _ask(self) -> None:
@@ -317,12 +317,7 @@ class Agent:
         if said != self._word:
             LOG.warning("this host is condemned; still there: %s", said)
         self._word = said
-        for stopped in set(said.defined) - set(said.active):
-            self._stopped_since.setdefault(stopped, now)
-        for active in said.active:
-            self._stopped_since.pop(active, None)
-        grace = self._settings.undefine_after
-        stale = [u for u in said.defined if u in self._stopped_since and now >= self._stopped_since[u] + grace]
+        stale = [u for u in said.defined if u in self._stale and u not in said.active]
         if self._hypervisor is not None and (said.active or stale):
             hypervisor = self._hypervisor
             self._hands["clear"].do(lambda: _cleared(hypervisor, said.active, stale))

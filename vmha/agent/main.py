@@ -51,7 +51,6 @@ def run(conf: cfg.ConfigOpts) -> None:
             addresses=beat.networks,
             lease_ttl=settings.lease_ttl,
             lease_renew=settings.lease_renew,
-            undefine_after=settings.undefine_after,
             versions={"vmha": _version()},
         ),
         store,

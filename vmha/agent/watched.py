@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from vmha.core.model import Condemnation
 from vmha.errors import BadRecord
 from vmha.ports import Change, Item, Snapshot
 from vmha.wire import records
@@ -19,9 +20,10 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class CondemnedSeen:
-    """The condemnation of this host by its revision, 0 for none."""
+    """The condemnation of this host by its revision, 0 for none; ``undefine``: instances that the leader knows to live elsewhere."""
 
     revision: int
+    undefine: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,15 @@ class UnprotectedSeen:
 
 
 def condemned_seen(item: Item | None) -> CondemnedSeen:
-    """The key alone condemns: its value is for people."""
-    return CondemnedSeen(item.created if item is not None else 0)
+    """The key alone condemns, whatever its bytes say; from those only the list of stale domains is taken."""
+    if item is None:
+        return CondemnedSeen(0)
+    try:
+        undefine = records.decode(Condemnation, item.key, item.value, revision=item.created).undefine
+    except BadRecord as e:
+        LOG.error("condemned, and no stale domain is undefined: %s", e)
+        undefine = ()
+    return CondemnedSeen(item.created, frozenset(u.lower() for u in undefine))
 
 
 def unprotected_seen(item: Item | None) -> UnprotectedSeen | None:

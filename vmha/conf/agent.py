@@ -30,13 +30,6 @@ OPTS = [
         default="/etc/libvirt/hooks/qemu.d/vmha",
         help="Where the libvirt hook is installed; without it a host is not protected.",
     ),
-    cfg.FloatOpt(
-        "undefine_after",
-        default=60.0,
-        min=0.0,
-        help="Seconds after which a condemned host undefines domains that have stopped. nova-compute destroys evacuated "
-        "instances itself when it starts, local disks included, but only those whose domain it still finds: leave it time.",
-    ),
     cfg.FloatOpt("lease_ttl", default=9.0, min=2.0, help="Seconds after which the host's lease ends without renewal."),
     cfg.FloatOpt("lease_renew", default=3.0, min=0.5, help="Seconds between renewals of the lease."),
 ]
@@ -50,7 +43,6 @@ class AgentSettings:
     connection_uri: str
     call_timeout: float
     hook: str
-    undefine_after: float
     lease_ttl: float
     lease_renew: float
 
@@ -68,7 +60,6 @@ def settings(conf: cfg.ConfigOpts) -> AgentSettings:
         connection_uri=group.connection_uri,
         call_timeout=group.call_timeout,
         hook=group.hook,
-        undefine_after=group.undefine_after,
         lease_ttl=group.lease_ttl,
         lease_renew=group.lease_renew,
     )
