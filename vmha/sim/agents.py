@@ -116,8 +116,9 @@ class Agent:
     def kill(self) -> None:
         """The process is gone; the watchdog's descriptor and the gate's file stay."""
         if self.running:
-            self.running, self.life = False, self.life + 1
+            self.running, self.hung, self.life = False, False, self.life + 1
             self.refresh()
+            self.valid_until = NEVER  # an answer is one to a question of this run
             self._stands_still()
 
     def hang(self) -> None:
@@ -129,6 +130,7 @@ class Agent:
     def resume(self) -> None:
         if self.hung:
             self.hung = False
+            self._late_feed()
             self._world.carry(self.host.name, "stuck", 0.0)
             self._waits = True
             self.refresh()
@@ -305,8 +307,16 @@ class Agent:
                 self._world.record("destroy", self.host.name, uuid, reason="the host is condemned")
         left = tuple(self.host.protected())
         self._say_word(left)
+        self._clock.after(self._physics.undefine_after, self._forget, life, condemned, frozenset(self.host.defined))
         if left:
             self._clock.after(5.0, self._clear, life, condemned)
+
+    def _forget(self, life: int, condemned: int, defined: frozenset[str]) -> None:
+        """Undefine what has been stopped for long: Nova had its time to clean up first."""
+        if self.life != life or not self.acting or self.gate.condemned != condemned:
+            return
+        for uuid in sorted(defined & self.host.defined - self.host.qemu.keys() - self.host.unprotected):
+            self.host.undefine(uuid)
 
     def _say_word(self, left: tuple[str, ...] = ()) -> None:
         defined = tuple(sorted(self.host.defined - self.host.unprotected))
@@ -362,6 +372,12 @@ class Agent:
                     "self_fence", self.host.name, reason="no answer holds any more: the watchdog is not fed"
                 )
             self._clock.at(self._last_feed + self.host.spec.watchdog, self._fires, self.host.life, self._last_feed)
+
+    def _late_feed(self) -> None:
+        """It was stopped between its check and its feed: that feed lands now, whatever holds (why P2 waits for 2 W)."""
+        if self._armed and self._feeding_from is None and self.host.spec.watchdog is not None:
+            self._last_feed = self._clock.now
+            self._clock.after(self.host.spec.watchdog, self._fires, self.host.life, self._last_feed)
 
     def _fires(self, boot: int, last_feed: float) -> None:
         if self.host.life == boot and self._feeding_from is None and self._last_feed == last_feed and self._armed:

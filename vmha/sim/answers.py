@@ -21,7 +21,9 @@ class Answers:
         agents: Mapping[str, Agent],
         controllers: Mapping[str, Controller],
         voters: Sequence[str],
+        word: float,
     ) -> None:
+        self._word = word
         self._net, self._store, self._agents, self._controllers = net, store, agents, controllers
         self.voters = tuple(voters)
 
@@ -36,12 +38,21 @@ class Answers:
             return "read"
         return "voters" if self._by_voters(host) else ""
 
+    def _talks(self, host: str, other: str) -> bool:
+        """An answer comes back before the word would be over."""
+        return any(
+            self._net.path(host, other, n)
+            and self._net.path(other, host, n)
+            and self._net.delay(host, other, n) + self._net.delay(other, host, n) < self._word
+            for n in self._net.of(host)
+        )
+
     def _by_controller(self, host: str) -> bool:
-        return any(c.working and c.reaches_store and self._net.talks(host, c.name) for c in self._controllers.values())
+        return any(c.working and c.reaches_store and self._talks(host, c.name) for c in self._controllers.values())
 
     def _by_peer(self, host: str) -> bool:
         return any(
-            a.acting and a.host.beat and a.reaches_store and self._net.talks(host, name)
+            a.acting and a.host.beat and a.reaches_store and self._talks(host, name)
             for name, a in self._agents.items()
             if name != host
         )
@@ -54,9 +65,9 @@ class Answers:
     def _vouches(self, voter: str, host: str) -> bool:
         if voter in self._controllers:
             controller = self._controllers[voter]
-            return controller.working and self._net.talks(host, voter) and host not in controller.condemned
+            return controller.working and self._talks(host, voter) and host not in controller.condemned
         agent = self._agents[voter]
         if not agent.acting or not agent.host.beat or agent.known is None:
             return False
         known = self._store.tables[Condemnation] if agent.reaches_store else agent.known
-        return host not in known and (voter == host or self._net.talks(host, voter))
+        return host not in known and (voter == host or self._talks(host, voter))

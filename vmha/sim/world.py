@@ -65,7 +65,7 @@ class World:
         self.computes = NovaComputes(self.clock, self.physics, self.net, self.nova, self.hosts)
         self._build_controllers(scenario.controllers)
         self._build_agents()
-        self.answers = Answers(self.net, self.store, self.agents, self.controllers, self._voters())
+        self.answers = Answers(self.net, self.store, self.agents, self.controllers, self._voters(), self.physics.word)
         self._begin()
         self.store.watchers.append(self._store_changed)
         self.store.expired.append(self._lease_expired)
