@@ -133,6 +133,7 @@ class Dispatcher:
         call, s = action.call, self._settings
         if error is not None:
             return ev.CallEnded(call, Outcome.NOT_STARTED, f"its record could not be written: {error}")
+        LOG.debug("record of %s %s written within %.3f s", call.kind, call.id, self._clock.now() - sent)
         if self._clock.now() - sent >= s.start_limit:
             return ev.CallEnded(call, Outcome.NOT_STARTED, "its record was written too late to start it")
         if call.kind is CallKind.POWER_OFF:
