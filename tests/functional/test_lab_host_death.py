@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,7 +159,8 @@ def test_an_etcd_member_dies_with_the_host(v: VmhaLab) -> None:
 
 
 ANSWERS_503 = """
-import http.server, sys
+import http.server, os, sys
+print(os.getpid(), flush=True)
 class H(http.server.BaseHTTPRequestHandler):
     def answer(self):
         self.send_response(503); self.send_header("Content-Length", "0"); self.end_headers()
@@ -172,13 +174,14 @@ def test_nova_answers_503_for_a_while(v: VmhaLab) -> None:
     servers = v.guests(2)
     v.lab.service("ctl", "nova-api", "stop")
     address = v.lab.settings.address("ctl", "management")
-    sick = v.lab.popen("ctl", ["python3", "-c", ANSWERS_503, address])
+    sick = v.lab.popen("ctl", ["python3", "-c", ANSWERS_503, address], stdout=subprocess.PIPE, text=True)
+    pid = sick.stdout.readline().strip()  # as seen in ctl
     try:
         v.lab.power("compute1", "off")
         v.await_log("Nova did not answer", 60)
     finally:
-        sick.kill()
-        sick.wait()
+        v.lab.exec("ctl", ["kill", pid], check=True)
+        sick.wait(timeout=20)
     v.lab.service("ctl", "nova-api", "start")
     v.recovered(servers)
     v.back()
