@@ -153,7 +153,8 @@ class NovaComputes:
 
     def _migrated(self, server: Server, host: Host, target: Host) -> None:
         server.set(task=None)
-        if not target.up or not target.libvirt or not target.allows(server.name) or server.name not in host.qemu:
+        able = host.libvirt and target.up and target.libvirt and server.name in host.qemu
+        if not able or server.name in target.defined or not target.allows(server.name):
             return
         host.undefine(server.name)
         target.start(server.name)
