@@ -9,27 +9,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from functools import partial
 from typing import Any, Protocol
 
 from vmha.core import actions as act
 from vmha.core import events as ev
 from vmha.core.engine import Engine
-from vmha.core.model import Call, CallKind, Condemnation, Outcome, PowerState
+from vmha.core.model import Condemnation
 from vmha.core.settings import Settings
 from vmha.errors import LeadershipLost, StoreConflict
-from vmha.sim.clock import WALL, Clock
+from vmha.sim.clock import WALL
+from vmha.sim.hands import TIMEOUT, Hands, Outside
 from vmha.sim.net import STORE, Net
-from vmha.sim.nova import Nova
-from vmha.sim.output import Output, Word, of_action, of_call
-from vmha.sim.physics import Physics
-from vmha.sim.power import Devices
-from vmha.sim.store import Key, Lease, Store
+from vmha.sim.output import Word, of_action
+from vmha.sim.store import Key, Lease
 
 SOON = 0.005  # the loop's grain
 STOOD_STILL = 0.5
 PAUSE = 0.2
-TIMEOUT = 2.0  # of one transaction
 LOOK = 0.1  # how often a leader looks at its own lease
 
 
@@ -41,25 +37,10 @@ class State(StrEnum):
     DOWN = "down"
 
 
-class Surroundings(Protocol):
+class Surroundings(Outside, Protocol):
     """What a controller needs of its world."""
 
-    clock: Clock
-    physics: Physics
-    settings: Settings
     net: Net
-    store: Store
-    devices: Devices
-    nova: Nova
-    output: Output
-
-    def probe(self, controller: str, host: str, network: str) -> bool: ...
-
-    def landing(self, call: Call) -> None:
-        """The call takes effect now, whatever the other side makes of it."""
-
-    def draw(self) -> float:
-        """Seconds by which a call lands later than usual."""
 
     def forget(self, controller: str) -> None:
         """Its new process has heard nobody yet."""
@@ -93,6 +74,7 @@ class Controller:
         self._leased_at = 0.0
         self._fresh = True  # its watch
         self._facts: dict[tuple[str, str], Any] = {}
+        self._hands = Hands(self, world)
 
     # --- its process ---------------------------------------------------------------------------------------------------
 
@@ -108,7 +90,7 @@ class Controller:
     def leads(self) -> bool:
         return self._store.leader == self.name and self.state is not State.DOWN
 
-    def _now(self) -> float:
+    def now(self) -> float:
         return self._clock.now + self._offset
 
     def kill(self) -> None:
@@ -172,11 +154,11 @@ class Controller:
         elif self.state is State.HUNG:
             self._held.append(do)
 
-    def _later(self, delay: float, do: Callable[[], None]) -> None:
+    def later(self, delay: float, do: Callable[[], None]) -> None:
         """``do`` by this very process, after ``delay``."""
-        self._clock.after(delay, self._mine, self.life, do)
+        self._clock.after(delay, self.mine, self.life, do)
 
-    def _mine(self, life: int, do: Callable[[], None]) -> None:
+    def mine(self, life: int, do: Callable[[], None]) -> None:
         if life == self.life:
             self.when_running(do)
 
@@ -194,7 +176,7 @@ class Controller:
 
     def _step(self, event: ev.Event) -> None:
         life = self.life
-        actions = self.engine.step(event, self._now(), WALL + self._clock.now)
+        actions = self.engine.step(event, self.now(), WALL + self._clock.now)
         if actions:
             self._run(deque(actions), self.engine.epoch)
         if self.life == life:
@@ -275,10 +257,10 @@ class Controller:
                 self._lets_go(self._lease)
         if not self.reaches_store and self._fresh and self.state is not State.DOWN:
             self._fresh = False
-            self._later(self._physics.watch_doubt, self._doubts)
+            self.later(self._physics.watch_doubt, self._doubts)
         elif reaches and not self._fresh:
             self._fresh = True
-            self._later(0.1, self._lists)
+            self.later(0.1, self._lists)
         if reaches:
             self.campaign()
 
@@ -286,8 +268,8 @@ class Controller:
         """The watch died: it says so, then lists afresh."""
         if self.working and self._fresh:
             self._fresh = False
-            self._later(0.0, self._doubts)
-            self._later(1.0, self.refresh)
+            self.later(0.0, self._doubts)
+            self.later(1.0, self.refresh)
 
     def _doubts(self) -> None:
         if not self._fresh:
@@ -309,7 +291,7 @@ class Controller:
         s = self._settings
         renewed = self._leased_at + int((self._clock.now - self._leased_at) / s.leader_renew) * s.leader_renew
         self._store.let_go(lease, renewed)
-        self._clock.at(renewed + s.leader_lease, self._mine, self.life, lambda: self._lost(lease))
+        self._clock.at(renewed + s.leader_lease, self.mine, self.life, lambda: self._lost(lease))
 
     def _lost(self, lease: Lease) -> None:
         if self._lease is lease and (lease.ends is not None or lease.gone):
@@ -318,13 +300,13 @@ class Controller:
     def campaign(self) -> None:
         """Try to lead, when nobody does."""
         if self.working and self.reaches_store and not self._store.leader:
-            self._later(2 * self._physics.store_latency, self._try)
+            self.later(2 * self._physics.store_latency, self._try)
 
     def _try(self) -> None:
         if self._store.leader or not self.reaches_store or self._lease is not None:
             return
         self.elect()
-        self._later(2 * self._physics.store_latency, self._reads_world)
+        self.later(2 * self._physics.store_latency, self._reads_world)
 
     def elect(self) -> None:
         """The leader's key is made, on a lease of this controller."""
@@ -339,7 +321,7 @@ class Controller:
         if self._lease is None or self._lease.gone:
             self._lease = None
         elif not self.reaches_store:
-            self._later(1.0, self._reads_world)
+            self.later(1.0, self._reads_world)
         else:
             self.begin_reign()
 
@@ -361,28 +343,19 @@ class Controller:
     def lease_lost(self, lease: Lease) -> None:
         """The store ended the leader's lease."""
         if self._lease is lease and self.working:
-            self._later(LOOK, lambda: self.deposed(self.life))
+            self.later(LOOK, lambda: self.deposed(self.life))
 
     # --- actions -----------------------------------------------------------------------------------------------------------
 
     def _do(self, action: act.Action, epoch: int, words: Sequence[Word]) -> None:
         match action:
             case act.StartCall() if action.recovery is None:
-                self._try_call(action, epoch)
+                self._hands.try_call(action, epoch)
             case act.Commit() | act.StartCall():
                 self._queue.append((action, epoch))
                 self._write_next()
-            case act.ReadPower(host, timeout):
-                began = self._now()
-                self._world.devices.read(
-                    host, timeout, partial(self._mine_, self.life, lambda *a: self._power(host, began, *a))
-                )
-            case act.Probe():
-                self._probe(action)
-            case act.ReadService(host) | act.ReadInventory(host):
-                self._read(action, host)
-            case act.ReadInstance(uuid):
-                self._read(action, uuid)
+            case act.ReadPower() | act.Probe() | act.ReadService() | act.ReadInventory() | act.ReadInstance():
+                self._hands.read(action)
             case act.Say(level, subject, text):
                 self._world.output.line(subject, text, level)
             case act.Page(subject, text):
@@ -391,55 +364,15 @@ class Controller:
             for word in words:
                 self._world.output.done(word)
 
-    def _mine_(self, life: int, do: Callable[..., None], *args: Any) -> None:
-        self._mine(life, lambda: do(*args))
-
-    def _power(self, host: str, began: float, state: PowerState, why: str) -> None:
-        self.give(ev.PowerRead(host, state, began, self._now(), why))
-
-    def _probe(self, action: act.Probe) -> None:
-        life, began = self.life, self._now()
-        answers = {n: self._world.probe(self.name, action.host, n) for n in action.addresses}
-        takes = 0.002 if all(answers.values()) else action.timeout
-
-        def answer() -> None:
-            late = {n: a or self._world.probe(self.name, action.host, n) for n, a in answers.items()}
-            self.give(ev.Probed(action.host, late, began))
-
-        self._clock.after(takes, self._mine, life, answer)
-
-    def _read(self, action: act.Action, name: str) -> None:
-        """Nova's state at the moment in which the question arrives."""
-        began, life = self._now(), self.life
-        nova, lag = self._world.nova, self._physics.nova_latency
-
-        def arrives() -> None:
-            trouble = nova.trouble.mode or (nova.refusing.get(name, "") if isinstance(action, act.ReadInstance) else "")
-            known, why = not trouble, "HTTP 503 from Nova" if trouble else ""
-            event: ev.Event
-            match action:
-                case act.ReadService():
-                    event = ev.ServiceRead(name, known, nova.service(name) if known else None, began, why)
-                case act.ReadInventory():
-                    mine = nova.instances(name) if known else ()
-                    moves = tuple(nova.migrations_of(name)) if known else ()
-                    event = ev.InventoryRead(name, known, mine, moves, began, why)
-                case _:
-                    server = nova.servers.get(name) if known else None
-                    event = ev.InstanceRead(name, known, server.view(nova.key) if server else None, began, why)
-            self._clock.after(lag, self._mine, life, lambda: self.give(event))
-
-        self._clock.after(lag, arrives)
-
     # --- the journal ---------------------------------------------------------------------------------------------------------
 
     def _write_next(self) -> None:
         if self._queue and not self._writing:
             self._writing = True
             action, epoch = self._queue[0]
-            self._later(self._physics.store_latency, lambda: self._arrives(action, epoch))
+            self.later(self._physics.store_latency, lambda: self._arrives(action, epoch))
 
-    def _written(self, after: float, then: Callable[[], None]) -> None:
+    def written(self, after: float, then: Callable[[], None]) -> None:
         """The head of the queue is answered, after a while."""
 
         def answered() -> None:
@@ -449,11 +382,11 @@ class Controller:
             then()
             self._write_next()
 
-        self._later(after, answered)
+        self.later(after, answered)
 
     def _arrives(self, action: act.Commit | act.StartCall, epoch: int) -> None:
         if isinstance(action, act.StartCall):
-            self._try_call(action, epoch, queued=True)
+            self._hands.try_call(action, epoch, queued=True)
             return
         lag = self._physics.store_latency
         if not self.reaches_store:
@@ -462,100 +395,23 @@ class Controller:
         try:
             revision = self._store.commit(epoch, action)
         except LeadershipLost:
-            self._written(lag, lambda: self.deposed(self.life))
+            self.written(lag, lambda: self.deposed(self.life))
         except StoreConflict as e:
             text = str(e)
-            self._written(lag, lambda: self.give(ev.NotCommitted(action.token, True, text)))
+            self.written(lag, lambda: self.give(ev.NotCommitted(action.token, True, text)))
         else:
-            self._written(lag, lambda: self.give(ev.Committed(action.token, revision)))
+            self.written(lag, lambda: self.give(ev.Committed(action.token, revision)))
             for word in of_action(action):
                 self._world.output.done(word)
 
     def _unanswered(self, action: act.Commit) -> None:
         """No answer: a decision is given up, anything else is written again."""
         if action.once:
-            self._written(TIMEOUT, lambda: self.give(ev.NotCommitted(action.token, False, "etcd did not answer")))
+            self.written(TIMEOUT, lambda: self.give(ev.NotCommitted(action.token, False, "etcd did not answer")))
             return
 
         def again() -> None:
             self._writing = False
             self._write_next()
 
-        self._later(TIMEOUT + PAUSE, again)
-
-    # --- outside calls (safety.md section 4) ---------------------------------------------------------------------------------
-
-    def _try_call(self, action: act.StartCall, epoch: int, queued: bool = False) -> None:
-        """Commit the record of the call, then send it: within ``start_limit`` of this moment, or never."""
-        sent, lag = self._clock.now, self._physics.store_latency
-
-        def arrives() -> None:
-            refused, answer = "", lag
-            if not self.reaches_store:
-                refused, answer = "etcd did not answer", TIMEOUT
-            else:
-                try:
-                    self._store.commit(epoch, action)
-                except LeadershipLost as e:
-                    refused = str(e)
-            if queued:
-                self._written(answer, lambda: self._send(action.call, sent, refused))
-            else:
-                self._later(answer, lambda: self._send(action.call, sent, refused))
-
-        if queued:
-            arrives()
-        else:
-            self._later(lag, arrives)
-
-    def _send(self, call: Call, sent: float, refused: str) -> None:
-        if refused:
-            self._ended(call, Outcome.NOT_STARTED, f"its record could not be written: {refused}")
-            return
-        if self._clock.now - sent >= self._settings.start_limit:
-            self._ended(call, Outcome.NOT_STARTED, "its record was written too late to start it")
-            return
-        if call.kind is CallKind.POWER_OFF:
-            self._power_off(call, self.life)
-        else:
-            self._nova(call, self.life)
-        for word in of_call(call):
-            self._world.output.done(word)
-
-    def _ended(self, call: Call, outcome: Outcome, detail: str) -> None:
-        self.give(ev.CallEnded(call, outcome, detail))
-
-    def _power_off(self, call: Call, life: int) -> None:
-        """A fence agent is a process of its own: it goes on while we are stopped, and ends with us."""
-
-        def runs() -> bool:
-            if self.life == life:
-                self._world.landing(call)
-            return self.life == life
-
-        def answer(outcome: Outcome, why: str) -> None:
-            self._mine(life, lambda: self._ended(call, outcome, why))
-
-        if self.life == life:
-            self._world.devices.off(call.host, self._settings.fence_limit, runs, answer)
-
-    def _nova(self, call: Call, life: int) -> None:
-        """A request that was sent lands, whatever becomes of us; ``call_limit`` is the latest."""
-        nova, lag, limit = self._world.nova, self._physics.nova_latency, self._settings.call_limit
-        mode = nova.refusing.get(call.instance, "") or nova.trouble.mode
-        lands = lag + self._world.draw()
-        if mode == "late":
-            lands = min(nova.trouble.seconds or limit, limit) - 0.01
-            self._later(min(lands, limit / 2), lambda: self._ended(call, Outcome.UNKNOWN, "sent to Nova, no answer"))
-        elif mode == "lost":
-            self._later(limit / 2, lambda: self._ended(call, Outcome.UNKNOWN, "sent to Nova, no answer"))
-
-        def land() -> None:
-            outcome, detail = Outcome.UNKNOWN, "HTTP 503 from Nova"
-            if mode != "error":
-                self._world.landing(call)
-                outcome, detail = nova.land(call)
-            if mode in ("", "error"):
-                self._clock.after(lag, self._mine, life, lambda: self._ended(call, outcome, detail))
-
-        self._clock.after(lands, land)
+        self.later(TIMEOUT + PAUSE, again)

@@ -25,10 +25,8 @@ from vmha.sim.nova import Server
 from vmha.sim.physics import Physics
 
 SCHEMA = Path(__file__).with_name("scenario.schema.json")
-STATES = {"shelved": "shelved", "rescued": "rescued", "resized": "resized"}  # state words are Nova's vm_states
-RUNNING_STATES = frozenset({"active", "paused", "rescued"})
+RUNNING_STATES = frozenset({"active", "paused", "rescued", "resized"})
 RENAMED = {"lease_ttl": "host_lease"}  # contract's word -> field of Settings
-HOST_EVENT_ENDS = ("from", "to")
 
 
 class Refused(Exception):
