@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from vmha.agent.attach import BeatProcess
+from vmha.agent.compute import restart
 from vmha.agent.gate import GateFile, UnprotectedList
 from vmha.agent.hands import Failed, Hand
 from vmha.agent.look import Look, clear, look, word
@@ -48,6 +49,7 @@ class Settings:
     lease_renew: float = 3.0
     word: float = 9.0
     versions: Mapping[str, str] = field(default_factory=dict)
+    restart_compute: str = ""  # command that restarts nova-compute; empty: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,13 @@ class HookChecked:
 @dataclass(frozen=True, slots=True)
 class Cleared:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """nova-compute was started anew, or the fault that kept it from it."""
+
+    fault: str
 
 
 class Agent:
@@ -109,6 +118,7 @@ class Agent:
         self._complete = False
         self._look_at: float | None = None
         self._look_again = False  # something changed while a look was on its way
+        self._restarted = (0, 0)  # condemnation and count of the last restart of nova-compute that was carried out
         self._stale: frozenset[str] = frozenset()  # condemned: instances that live elsewhere now
         self._beating = False
         self._troubles: dict[str, str] = {}
@@ -116,7 +126,9 @@ class Agent:
         self._hook_at = 0.0
         self._tick_at = 0.0
         self._stopping = False
-        self._hands = {name: Hand(name, self._queue.put) for name in ("ask", "look", "clear", "attach", "hook")}
+        self._hands = {
+            name: Hand(name, self._queue.put) for name in ("ask", "look", "clear", "attach", "hook", "restart")
+        }
         self._publisher: Publisher | None = None
 
     def stop(self) -> None:
@@ -191,7 +203,8 @@ class Agent:
             case gates.Answered():
                 self._hands["ask"].busy = False
                 self._step(event)
-            case CondemnedSeen(revision, undefine):
+            case CondemnedSeen(revision, undefine, restart):
+                self._restart_compute(revision, restart)
                 if undefine - self._stale:
                     self._look_at = self._clock.now()
                 self._stale = undefine
@@ -205,6 +218,12 @@ class Agent:
                 self._hands["hook"].busy = False
                 self._told("hook", f"this host is not protected: {fault}" if fault else "")
                 self._hook = fault
+            case Restarted(fault):
+                self._hands["restart"].busy = False
+                if fault:
+                    LOG.error("nova-compute could not be restarted: %s", fault)
+                else:
+                    LOG.info("nova-compute was restarted, as the leader asked")
             case Cleared():
                 self._hands["clear"].busy = False
                 self._look_at = self._clock.now()
@@ -308,6 +327,12 @@ class Agent:
         self._publish_instances()
         if self._gate.condemned and seen.began >= self._shut_at:
             self._say_and_clear(seen, now)
+
+    def _restart_compute(self, revision: int, asked: int) -> None:
+        """The leader asks, by a count within one condemnation, that nova-compute be started anew."""
+        if asked and (revision, asked) > self._restarted:
+            self._restarted = (revision, asked)
+            self._hands["restart"].do(lambda: Restarted(restart(self._settings.restart_compute)))
 
     def _say_and_clear(self, seen: Look, now: float) -> None:
         """Condemned, the gate was shut before the look: its outcome is the word, and what is left is cleared."""

@@ -52,6 +52,7 @@ def run(conf: cfg.ConfigOpts) -> None:
             lease_ttl=settings.lease_ttl,
             lease_renew=settings.lease_renew,
             versions={"vmha": _version()},
+            restart_compute=settings.restart_compute,
         ),
         store,
         libvirt,

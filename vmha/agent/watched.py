@@ -24,6 +24,7 @@ class CondemnedSeen:
 
     revision: int
     undefine: frozenset[str] = frozenset()
+    restart_compute: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,11 @@ def condemned_seen(item: Item | None) -> CondemnedSeen:
     if item is None:
         return CondemnedSeen(0)
     try:
-        undefine = records.decode(Condemnation, item.key, item.value, revision=item.created).undefine
+        record = records.decode(Condemnation, item.key, item.value, revision=item.created)
     except BadRecord as e:
         LOG.error("condemned, and no stale domain is undefined: %s", e)
-        undefine = ()
-    return CondemnedSeen(item.created, frozenset(u.lower() for u in undefine))
+        return CondemnedSeen(item.created)
+    return CondemnedSeen(item.created, frozenset(u.lower() for u in record.undefine), record.restart_compute)
 
 
 def unprotected_seen(item: Item | None) -> UnprotectedSeen | None:

@@ -30,6 +30,12 @@ OPTS = [
         default="/etc/libvirt/hooks/qemu.d/vmha",
         help="Where the libvirt hook is installed; without it a host is not protected.",
     ),
+    cfg.StrOpt(
+        "restart_compute",
+        default="systemctl restart nova-compute",
+        help="Command that restarts nova-compute, run when the leader asks for it: nova-compute cleans up after evacuations only when it "
+        "starts, and a host that was back before its evacuations ended needs that once more. Empty: a person is paged instead.",
+    ),
     cfg.FloatOpt("lease_ttl", default=9.0, min=2.0, help="Seconds after which the host's lease ends without renewal."),
     cfg.FloatOpt("lease_renew", default=3.0, min=0.5, help="Seconds between renewals of the lease."),
 ]
@@ -43,6 +49,7 @@ class AgentSettings:
     connection_uri: str
     call_timeout: float
     hook: str
+    restart_compute: str
     lease_ttl: float
     lease_renew: float
 
@@ -60,6 +67,7 @@ def settings(conf: cfg.ConfigOpts) -> AgentSettings:
         connection_uri=group.connection_uri,
         call_timeout=group.call_timeout,
         hook=group.hook,
+        restart_compute=group.restart_compute,
         lease_ttl=group.lease_ttl,
         lease_renew=group.lease_renew,
     )

@@ -51,6 +51,8 @@ RECOVERY = {
     "rebuild_local_disks": "Evacuate such instances all the same: what was on their disks is lost.",
     "recover_errors": "Evacuate instances too that were in error before their host died.",
     "return_to_service": "Put a fenced host that came back and was reconciled in service by itself; else run vmha-manage host release.",
+    "compute_restart_every": "Seconds between two requests to a returned host to restart nova-compute, where evacuations ended after its start.",
+    "compute_restarts": "Such requests before a person is paged.",
     "flap_limit": "Recoveries of one host within flap_window after which it stays out until an operator releases it.",
     "flap_window": "Seconds of that window.",
     "stability_delay": "Seconds that a returned host must stay up before it is put in service.",

@@ -153,7 +153,8 @@ class Condemnation:
 
     ``revision`` is the etcd create revision of the key and identifies the condemnation; it is not in the bytes.
     ``undefine`` is written by the leader once Nova has cleaned up the returned host: instances that live elsewhere, whose
-    domains still defined there must be undefined.
+    domains still defined there must be undefined.  ``restart_compute`` counts the leader's requests to restart nova-compute there:
+    only a start of it closes Nova's records of what left the host.
     """
 
     host: str
@@ -162,6 +163,7 @@ class Condemnation:
     reason: str
     at_wall: float
     undefine: tuple[str, ...] = ()
+    restart_compute: int = 0
     revision: int = 0
 
 

@@ -129,15 +129,38 @@ def _nova_records(case: Case, view: HostView, turn: Turn) -> str:
     if case.inventory_began <= view.back_since:
         return "Nova's evacuation records of it are not read yet"
     final = ("completed", "failed", "error", "cancelled")
-    word = view.alive.word if view.alive else None
     for m in case.migrations:
-        if m.source == view.name and m.status == "done" and word is not None and m.instance not in word.defined:
-            continue  # it cleaned up while the evacuation still went on; the target's "done" came after
         if m.source == view.name and m.status not in final:
+            _ask_for_restart(case, view, turn)
             return f"nova-compute has not yet cleaned up after evacuation {m.id} of {m.instance} ({m.status})"
         if m.target == view.name and m.status not in (*final, "done"):
             return f"evacuation {m.id} of {m.instance} names it as its open target"
     return ""
+
+
+def _ask_for_restart(case: Case, view: HostView, turn: Turn) -> None:
+    """nova-compute cleans up after evacuations only when it starts, and Nova refuses to un-force a host before: where an
+    evacuation ended after that start (a host that was quickly back), the host's agent is asked to restart it."""
+    condemnation, s = view.condemnation, turn.settings
+    if condemnation is None:
+        return
+    if case.restart_asked <= NEVER:  # its first start may be at work just now
+        case.restart_asked = turn.now - s.compute_restart_every + s.stability_delay
+    if turn.now < case.restart_asked + s.compute_restart_every:
+        return
+    case.restart_asked = turn.now
+    if condemnation.restart_compute >= s.compute_restarts:
+        hold(
+            case,
+            turn,
+            f"nova-compute of {view.name} was restarted and has still not cleaned up: look at its log, restart it by hand",
+        )
+        return
+    view.condemnation = replace(condemnation, restart_compute=condemnation.restart_compute + 1)
+    turn.say(
+        view.name, "evacuations ended after its nova-compute had started: its agent is asked to restart nova-compute"
+    )
+    turn.out.append(Commit(f"restart/{case.record.id}", (view.condemnation,)))
 
 
 def _stale_domains(case: Case, view: HostView, turn: Turn) -> str:

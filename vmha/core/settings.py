@@ -73,6 +73,8 @@ class Settings:
     # return
     return_to_service: bool = True
     stability_delay: float = 10.0
+    compute_restart_every: float = 30.0  # between two requests to restart nova-compute on a returned host
+    compute_restarts: int = 3  # requests before a person is paged
     flap_limit: int = 3  # recoveries of one host within flap_window after which it is not put back by itself
     flap_window: float = 86400.0
     disabled_reason: str = "vmha: host was fenced"

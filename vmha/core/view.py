@@ -113,6 +113,7 @@ class Case:
     off_ordered: float = NEVER
     proven_at: float = NEVER
     closed_at: float = NEVER
+    restart_asked: float = NEVER  # when nova-compute's restart was last asked for
     proof_began: float = NEVER  # begin of the reading that proved the death, or our election
     dirty: bool = False
     saved: float = NEVER

@@ -50,6 +50,8 @@ class Surroundings(Protocol):
 
     def line(self, who: str, text: str) -> None: ...
 
+    def restart_compute(self, host: str) -> None: ...
+
     def carry(self, host: str, fact: str, value: Any) -> None: ...
 
 
@@ -68,6 +70,7 @@ class Agent:
         self._registering = False
         self._published: HostAlive | None = None
         self._word: Word | None = None
+        self._restarted = (0, 0)
         self._waits = False  # for somebody who answers
         self._good_from: float | None = None  # since when every question was answered well
         self.valid_until = NEVER
@@ -288,6 +291,7 @@ class Agent:
         self._gate(word.SeenCondemned(condemnation.revision) if condemnation else word.SeenReleased())
         if condemnation is not None:
             self._undefine(condemnation)
+            self._restart_compute(condemnation)
         self._validity()
 
     def told(self) -> None:
@@ -307,22 +311,19 @@ class Agent:
                 self._world.record("destroy", self.host.name, uuid, reason="the host is condemned")
         left = tuple(self.host.protected())
         self._say_word(left)
-        self._clock.after(self._physics.undefine_after, self._forget, life, condemned, frozenset(self.host.defined))
         if left:
             self._clock.after(5.0, self._clear, life, condemned)
-
-    def _forget(self, life: int, condemned: int, defined: frozenset[str]) -> None:
-        """Undefine what has been stopped for long: Nova had its time to clean up first."""
-        if self.life != life or not self.acting or self.gate.condemned != condemned:
-            return
-        for uuid in sorted(defined & self.host.defined - self.host.qemu.keys() - self.host.unprotected):
-            self.host.undefine(uuid)
 
     def _say_word(self, left: tuple[str, ...] = ()) -> None:
         defined = tuple(sorted(self.host.defined - self.host.unprotected))
         self._word = Word(self.gate.condemned, active=left, processes=left, defined=defined)
         self._publish()
         self._feed()
+
+    def _restart_compute(self, condemnation: Condemnation) -> None:
+        if condemnation.restart_compute and (condemnation.revision, condemnation.restart_compute) > self._restarted:
+            self._restarted = (condemnation.revision, condemnation.restart_compute)
+            self._world.restart_compute(self.host.name)
 
     def _undefine(self, condemnation: Condemnation) -> None:
         for uuid in sorted(set(condemnation.undefine) & self.host.defined):

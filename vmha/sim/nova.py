@@ -193,6 +193,8 @@ class Nova:
             case CallKind.FORCE_DOWN:
                 service.forced_down = True
             case CallKind.UNFORCE:
+                if any(m.source == call.host and m.status == "done" for m in self.migrations_of(call.host)):
+                    return Outcome.FAILED, "Nova refused (HTTP 400): `done` evacuation migration records remain"
                 service.forced_down = False
             case CallKind.DISABLE:
                 service.disabled, service.reason = True, call.reason

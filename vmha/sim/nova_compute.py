@@ -82,8 +82,8 @@ class NovaComputes:
         nova = self._nova
         left = {m.instance: m for m in nova.migrations_of(host.name) if _left(m, host.name)}
         for uuid, migration in sorted(left.items()):
+            nova.set_migration(migration.id, status="completed")  # also where nothing of it is left here
             if uuid in host.defined and host.undefine(uuid):
-                nova.set_migration(migration.id, status="completed")
                 server = nova.servers.get(uuid)
                 if server is not None and server.host != host.name:
                     nova.claim(server, host.name, -1)

@@ -28,7 +28,6 @@ class Physics:
     memory_ratio: float = 1.0  # Nova's ram_allocation_ratio
     cpu_ratio: float = 4.0
     destroy: float = 0.3  # an agent destroys a condemned host's domains
-    undefine_after: float = 60.0  # ... and undefines them
     word: float = 9.0  # T of safety.md: how long an answer holds
     ask_every: float = 3.0
     feed_every: float = 1.0

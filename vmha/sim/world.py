@@ -266,6 +266,11 @@ class World:
     def line(self, who: str, text: str) -> None:
         self.output.event(f"{who}: {text}")
 
+    def restart_compute(self, host: str) -> None:
+        """As the agent's command does it."""
+        self.computes.kill(self.hosts[host])
+        self.clock.after(self.physics.nova_compute_start, self.computes.start, self.hosts[host])
+
     def carry(self, host: str, fact: str, value: Any) -> None:
         self.beats.carry(host, fact, value)
 
