@@ -113,6 +113,23 @@ def evacuation(nova: Nova, host: str, uuid: str) -> None:
     assert outcome is Outcome.FAILED and "done" in detail, "not until the host has seen that its instances left"
 
 
+def by_turns(nova: Nova, host: str, uuid: str) -> None:
+    """The host is forced down: an instance asked to arrive stopped does so, and is started by a call of its own."""
+    known = {one.id for one in nova.migrations(host, LONG) if one.instance == uuid}
+    assert order(nova, CallKind.EVACUATE, host, instance=uuid, arrive_stopped=True)[0] is Outcome.DONE
+    record = wait_for("the record to be final", lambda: _final(nova, host, uuid, known), 180)
+    assert record.status in FINAL_GOOD
+    moved = nova.instance(uuid, LONG)
+    assert moved is not None and moved.host == record.target and moved.task_state is None
+    assert (moved.vm_state, moved.status) == ("stopped", "SHUTOFF"), "from microversion 2.95 on it arrives stopped"
+    outcome, detail = order(nova, CallKind.START, host, instance=uuid, target=record.target)
+    assert outcome is Outcome.DONE and detail.startswith("req-")
+    started = lambda: (one := nova.instance(uuid, LONG)) and one.vm_state == "active" and one.task_state is None  # noqa: E731
+    wait_for("the instance to run", started, 120)
+    outcome, detail = order(nova, CallKind.START, host, instance=uuid, target=record.target)
+    assert outcome is Outcome.FAILED and "409" in detail, "it runs already"
+
+
 def _final(nova: Nova, host: str, uuid: str, known: set[int]) -> Migration | None:
     new = [one for one in nova.migrations(host, LONG) if one.instance == uuid and one.id not in known]
     assert len(new) == 1
@@ -130,7 +147,7 @@ def coming_back(nova: Nova, host: str, uuid: str) -> None:
     wait_for("the service to be up", lambda: (one := nova.service(host, LONG)) and one.up, 120)
 
 
-PHASES = {one.__name__: one for one in (reads, refusals, switches, evacuation, coming_back)}
+PHASES = {one.__name__: one for one in (reads, refusals, switches, evacuation, by_turns, coming_back)}
 
 
 def main() -> None:

@@ -47,17 +47,21 @@ def test_contract(quiet_lab: Lab) -> None:
         put_back(lab, cloud, host)
         wait_until(lambda: all(cloud.in_service(one) for one in lab.hosts), 120, "all hosts to be in service")
         try:
-            cloud.boot(["contract"], host)
-            server = cloud.wait("contract", lambda one: one["status"] == "ACTIVE", 120, "the server to run")[0]
+            cloud.boot(["contract", "turns"], host)
+            runs = "the server to run"
+            other = cloud.wait("turns", lambda one: one["status"] == "ACTIVE", 120, runs)[0]
+            server = cloud.wait("contract", lambda one: one["status"] == "ACTIVE", 120, runs)[0]
             for name in ("reads", "refusals", "switches"):
                 phase(lab, name, host, server["id"])
             lab.power(host, "off")
             phase(lab, "evacuation", host, server["id"])
+            phase(lab, "by_turns", host, other["id"])
             lab.power(host, "on")
             lab.await_boot(host)
             phase(lab, "coming_back", host, server["id"])
         finally:
             put_back(lab, cloud, host)
+            cloud.delete("turns")
             cloud.delete("contract")
 
 

@@ -121,11 +121,12 @@ class Backlog:
 
 
 def test_contract(stub: NovaStub, nova: Nova) -> None:
-    uuid = stub.add_instance("compute1", "t1")
+    uuid, other = stub.add_instance("compute1", "t1"), stub.add_instance("compute1", "t2")
     for phase in (contract.reads, contract.refusals, contract.switches):
         phase(nova, "compute1", uuid)
     stub.host_dies("compute1")
     contract.evacuation(nova, "compute1", uuid)
+    contract.by_turns(nova, "compute1", other)
     stub.host_returns("compute1")
     contract.coming_back(nova, "compute1", uuid)
     assert len(stub.dump()["servers"][uuid]["arrivals"]) == 2
@@ -216,6 +217,21 @@ def test_an_older_nova_is_used_as_it_is(stub: NovaStub) -> None:
     stub.set(highest="2.90")
     with client(stub) as nova:
         assert nova.check(5) == "2.90"
+
+
+def test_where_nova_cannot_let_them_arrive_stopped_they_arrive_running(stub: NovaStub) -> None:
+    stub.set(highest="2.90")
+    uuid = stub.add_instance("compute1", "t1")
+    with client(stub) as nova:
+        force_down(nova)
+        assert (
+            contract.order(nova, CallKind.EVACUATE, "compute1", instance=uuid, arrive_stopped=True)[0] is Outcome.DONE
+        )
+        wait_for(
+            "the arrival", lambda: (one := nova.instance(uuid, 5)) and one.host != "compute1" and one.task_state is None
+        )
+        one = nova.instance(uuid, 5)
+        assert one is not None and one.vm_state == "active"
 
 
 def test_wrong_password(stub: NovaStub) -> None:

@@ -199,7 +199,7 @@ class Cloud:
             return
         server.moving = True
         verdict = self._verdict(uuid)
-        stopped = version >= (2, 95) or server.vm_state == "stopped"
+        stopped = (version >= (2, 95) and server.vm_state != "error") or server.vm_state == "stopped"
         self._after(self.schedule_seconds, lambda: self._schedule(server, record, verdict, stopped, body.get("host")))
 
     def _verdict(self, uuid: str) -> dict[str, Any]:
@@ -255,6 +255,17 @@ class Cloud:
     def _fail(self, server: Server, record: Record, stopped: bool) -> None:
         record.status = "failed"
         server.vm_state, server.task_state, server.moving = "error", None, False
+
+    def start(self, uuid: str) -> None:
+        server = self.server(uuid)
+        if server.vm_state != "stopped" or server.task_state is not None:
+            what = f"task_state {server.task_state}" if server.task_state else f"vm_state {server.vm_state}"
+            raise Refused(409, f"Cannot 'start' instance {uuid} while it is in {what}")
+        server.task_state = "powering-on"
+        self._after(self.rebuild_seconds, lambda: self._on_target(server.host, lambda: self._started(server)))
+
+    def _started(self, server: Server) -> None:
+        server.vm_state, server.task_state, server.power_state = "active", None, 1
 
     def reset_state(self, uuid: str, state: str) -> None:
         server = self.server(uuid)

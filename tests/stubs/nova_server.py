@@ -288,6 +288,9 @@ class Handler(BaseHTTPRequestHandler):
         if "evacuate" in body:
             cloud.evacuate(uuid, USER_ID, version, body["evacuate"])
             return 200, None, {}
+        if "os-start" in body:
+            cloud.start(uuid)
+            return 202, None, {}
         if "os-resetState" in body:
             cloud.reset_state(uuid, body["os-resetState"]["state"])
             return 202, None, {}

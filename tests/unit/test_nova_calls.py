@@ -64,6 +64,11 @@ def call(kind: CallKind, **fields: Any) -> Call:
         ),
         (call(CallKind.EVACUATE, instance="i/../j"), ("POST", "/servers/i%2F..%2Fj/action", {"evacuate": {}})),
         (
+            call(CallKind.EVACUATE, instance="i", target="h9"),
+            ("POST", "/servers/i/action", {"evacuate": {"host": "h9"}}),
+        ),
+        (call(CallKind.START, instance="i"), ("POST", "/servers/i/action", {"os-start": None})),
+        (
             call(CallKind.RESET_STATE, instance="i"),
             ("POST", "/servers/i/action", {"os-resetState": {"state": "error"}}),
         ),

@@ -63,7 +63,9 @@ def request_of(call: Call) -> Request:
         case CallKind.ENABLE:
             return _service_request(call, {"status": "enabled"})
         case CallKind.EVACUATE:
-            return _action_request(call, {"evacuate": {}})
+            return _action_request(call, {"evacuate": {"host": call.target} if call.target else {}})
+        case CallKind.START:
+            return _action_request(call, {"os-start": None})
         case CallKind.RESET_STATE:
             return _action_request(call, {"os-resetState": {"state": "error"}})
         case _:
@@ -245,7 +247,7 @@ class Nova:
             "answer_limit": call_limit - min(1.0, call_limit / 10),
             "method": method,
             "url": ticket.endpoint + path,
-            "headers": _call_headers(ticket),
+            "headers": _call_headers(ticket, ticket.arrive_stopped if call.arrive_stopped else ticket.microversion),
             "body": body,
         }
         try:
@@ -286,11 +288,11 @@ def _session(
     return Session(auth=password_plugin(auth), verify=verify, timeout=KEYSTONE_TIMEOUT)
 
 
-def _call_headers(ticket: Ticket) -> dict[str, str]:
+def _call_headers(ticket: Ticket, version: str) -> dict[str, str]:
     return {
         "X-Auth-Token": ticket.token,
-        "OpenStack-API-Version": f"compute {ticket.microversion}",
-        "X-OpenStack-Nova-API-Version": ticket.microversion,
+        "OpenStack-API-Version": f"compute {version}",
+        "X-OpenStack-Nova-API-Version": version,
         "User-Agent": "vmha",
     }
 

@@ -27,6 +27,7 @@ LOG = logging.getLogger(__name__)
 # From 2.95 Nova leaves evacuated servers stopped; 2.53 has services by uuid, 2.80 migrations with user_id.
 HIGHEST = (2, 94)
 LOWEST = (2, 80)
+ARRIVE_STOPPED = (2, 95)
 RENEW_BEFORE = 600  # seconds before its end at which a token is renewed
 UNUSABLE_BEFORE = 20  # seconds before its end at which a token is no longer handed out
 TEND_EVERY = 15.0
@@ -36,11 +37,16 @@ KEYSTONE_TIMEOUT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a request to Nova needs.  The token stays out of the repr."""
+    """What a request to Nova needs.  The token stays out of the repr.
+
+    ``arrive_stopped`` is the microversion for evacuations that are to arrive stopped; where Nova has none (before 2023.1) the usual
+    one: then they arrive running, since to recover comes before order.
+    """
 
     access: AccessInfo
     endpoint: str
     microversion: str
+    arrive_stopped: str
 
     def __repr__(self) -> str:
         return f"Ticket(endpoint={self.endpoint!r}, microversion={self.microversion!r})"
@@ -180,7 +186,9 @@ class Access:
         if not found.min_microversion or not found.max_microversion:
             raise ComputeUnknown(f"Nova's version document at {found.url} could not be read")
         version = choose_microversion(_numbers(found.min_microversion), _numbers(found.max_microversion))
-        return Ticket(access, str(found.url).rstrip("/"), version)
+        able = _numbers(found.max_microversion) >= ARRIVE_STOPPED
+        stopped = ".".join(map(str, ARRIVE_STOPPED)) if able else version
+        return Ticket(access, str(found.url).rstrip("/"), version, stopped)
 
     def _failed(self, error: VmhaError) -> None:
         if _REQUEST.sub("", str(error)) != _REQUEST.sub("", str(self.error)):

@@ -52,6 +52,7 @@ def instance(raw: Raw) -> Instance:
         memory_mib=int(flavor.get("ram") or 0),
         vcpus=int(flavor.get("vcpus") or 0),
         image=str(image["id"]) if image else "",
+        flavor={str(key): str(value) for key, value in (flavor.get("extra_specs") or {}).items()},
     )
 
 

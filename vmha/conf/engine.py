@@ -57,6 +57,18 @@ RECOVERY = {
     "flap_window": "Seconds of that window.",
     "stability_delay": "Seconds that a returned host must stay up before it is put in service.",
 }
+START_ORDER = {
+    "groups": "Start groups in their order. Instances name theirs in vmha:group of their flavor, or by an admin's word. With any on a dead "
+    "host, its instances arrive stopped (Nova's microversion 2.95) and are started in order: the next group when each instance of the "
+    "one before runs, and answers where vmha:ready is set.",
+    "ready_timeout": "Seconds without progress after which a start group no longer holds back the next ones.",
+    "start_limit_per_host": "Instances started on one destination within start_limit_window; 0: no limit.",
+    "start_limit_window": "Seconds of that window.",
+}
+RESERVED = {
+    "reserved_only": "Evacuate to reserved hosts of the segment only, instead of using them only when Nova finds no other host.",
+    "reserved_reason": "Why the service of an idle reserved host is disabled in Nova: only with this reason does vmha enable it.",
+}
 GATES = {
     "max_down": "Hosts that may be down or being fenced at once; more are held as a storm. The smallest cap wins, one host is always allowed.",
     "max_down_percent": "The same as a percentage of all hosts, those already down counted.",
@@ -71,7 +83,10 @@ GATES = {
 POLICY = {
     "protect_default": "Protection of instances for which nothing nearer says otherwise: none, restart, host, full.",
     "metadata_key": "Server metadata in which a tenant asks for a protection.",
-    "tenant_may_set": "Whether that metadata counts.",
+    "tenant_may_set": "What tenants may set in the metadata of their servers: protect, priority, group, ready (vmha:protect ...), or single "
+    "protections that they may choose. Empty: nothing. What a flavor's extra specs say, a tenant cannot widen.",
+    "exclude_services": "Projects (by id), or patterns of server names, whose instances are left alone, unless an admin says otherwise of one: "
+    "amphora-* for Octavia's load balancers.",
     "inventory_every": "Seconds between two reads of living hosts' instances (one host after another), to know which are unprotected.",
     "keep_recoveries": "Ended recoveries kept in etcd; the oldest are deleted.",
 }
@@ -79,6 +94,8 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     "detection": DETECTION,
     "calls": CALLS,
     "recovery": RECOVERY,
+    "start_order": START_ORDER,
+    "reserved_hosts": RESERVED,
     "gates": GATES,
     "policy": POLICY,
 }
@@ -88,6 +105,10 @@ _DEFAULTS: Mapping[str, Any] = {f.name: f.default for f in fields(Settings)}
 
 def _option(name: str, text: str) -> cfg.Opt:
     default = _DEFAULTS[name]
+    if name == "tenant_may_set":
+        return cfg.ListOpt(name, default=["protect"], help=text)
+    if isinstance(default, tuple):
+        return cfg.ListOpt(name, default=list(default), help=text)
     if isinstance(default, StrEnum):
         return cfg.StrOpt(name, default=str(default), choices=[str(p) for p in Protect], help=text)
     option: cfg.Opt = _TYPES[type(default)](name, default=default, help=text)
@@ -103,6 +124,7 @@ def settings(conf: cfg.ConfigOpts, **fixed: Any) -> Settings:
     """The checked settings; ``fixed`` ones come from elsewhere.  BadConfig with every reason."""
     values: dict[str, Any] = {name: conf[group][name] for group, names in GROUPS.items() for name in names}
     values["protect_default"] = Protect(values["protect_default"])
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     found = Settings(**values, **fixed)
     wrong = list(check(found))
     if wrong:

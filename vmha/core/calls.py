@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from vmha.core.model import Call, CallKind, Outcome
 from vmha.core.settings import Settings, wait_out
 
-ABOUT_INSTANCE = frozenset({CallKind.EVACUATE, CallKind.RESET_STATE})
+ABOUT_INSTANCE = frozenset({CallKind.EVACUATE, CallKind.START, CallKind.RESET_STATE})
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,7 +208,7 @@ class Engine:
         touched = set()
         for case in self.cases.values():
             if event.uuid in case.asking:
-                moving.instance_read(case, event.uuid, event.known, event.instance, turn)
+                moving.instance_read(case, event, turn)
                 touched.add(case.record.host)
         return touched
 
@@ -393,6 +393,11 @@ class Engine:
         for record in self.world.recoveries.values():
             if record.flap_counts:
                 self.brakes.flaps.setdefault(record.host, {})[record.id] = now
+        self.brakes.groups, self.brakes.starts = {}, {}
+        for call in self.world.calls.values():
+            of = self.world.recoveries.get(call.recovery)
+            if call.kind is CallKind.START and of is not None and of.stage is Stage.MOVING:
+                self.brakes.starts.setdefault(call.target, []).append(now)
 
     def _uncount(self, turn: Turn) -> None:
         """Windows that have passed are written down as passed, so that no later leader counts them again."""
@@ -425,8 +430,8 @@ class Engine:
                 case.open_calls[call.id] = OpenCall(call, turn.now, ended=True)
             if call.kind is CallKind.EVACUATE:
                 case.last_call[call.instance] = call
-        for uuid, call in case.last_call.items():
-            moving.resume_step(case, uuid, call, turn)
+        for call in (*case.last_call.values(), *(c for c in calls if c.kind is CallKind.START)):
+            moving.resume_step(case, call, turn)
         self.cases[record.id] = case
         view = self._view(record.host, turn.now)
         view.state = _STATES.get(record.stage, HostState.UNKNOWN)
@@ -543,7 +548,9 @@ def _restart(view: HostView) -> None:
 
 def _verifying(case: Case, uuid: str) -> bool:
     step = case.steps.get(uuid)
-    return step is not None and step.state is StepState.ARRIVED
+    if step is None:
+        return any(s.state is StepState.PLACED for s in case.steps.values())
+    return step.state in (StepState.ARRIVED, StepState.STARTING, StepState.DONE)
 
 
 def _ended_wall(record: Recovery) -> float:

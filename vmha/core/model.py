@@ -65,6 +65,7 @@ class CallKind(StrEnum):
     DISABLE = "disable"  # disable the compute service, with our reason
     ENABLE = "enable"
     EVACUATE = "evacuate"
+    START = "start"  # of an instance that arrived stopped, in its turn
     RESET_STATE = "reset_state"  # clear the task state of an attempt whose target is proven dead
 
 
@@ -136,15 +137,21 @@ class SegmentSettings:
 
     name: str
     protect: Protect = Protect.FULL
+    enabled: bool = True  # false: its hosts are watched, but none is condemned before a person enables it
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceSettings:
-    """Value of ``settings/instances/<uuid>``: the admin's word about one instance; the nearest word wins."""
+    """Value of ``settings/instances/<uuid>``: the admin's word about one instance; the nearest word wins.
+
+    ``group`` is its start group (``[recovery] groups``); ``ready``: later groups wait until its guest answers.
+    """
 
     uuid: str
     protect: Protect | None = None
     priority: int | None = None
+    group: str | None = None
+    ready: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +207,9 @@ class Instance:
     memory_mib: int = 0
     vcpus: int = 0
     image: str = ""  # empty: booted from a volume
+    flavor: Mapping[str, str] = field(default_factory=dict)  # extra specs of its flavor: an admin's words
+    affinity: str = ""  # its server group, where that has the hard policy "affinity"
+    anti_affinity: str = ""  # the same for "anti-affinity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +259,8 @@ class Call:
     known: tuple[int, ...] = ()
     service: str = ""  # id of Nova's service record, for service calls
     reason: str = ""
+    target: str = ""  # the host asked for in an evacuation, empty: Nova chooses; the host that starts the instance
+    arrive_stopped: bool = False  # evacuate with a microversion >= 2.95 (Nova ignores it for an instance in error)
     outcome: Outcome | None = None
     detail: str = ""  # request id, or what the other side said
     at_wall: float = 0.0
@@ -261,6 +273,8 @@ class StepState(StrEnum):
     ASKED = "asked"  # the evacuate call's record is open
     MOVING = "moving"  # Nova took it, its migration record is not final
     ARRIVED = "arrived"  # Nova's record is final and good; not yet seen at the new host
+    PLACED = "placed"  # arrived stopped, waits for its turn to be started
+    STARTING = "starting"  # the start call's record is open or Nova took it; not yet seen running
     DONE = "done"  # verified
     RETRY = "retry"  # failed, will be asked again at a later time
     SKIPPED = "skipped"  # policy or Nova's state says leave it; the reason tells
@@ -272,7 +286,11 @@ CLOSED_STEPS = frozenset({StepState.DONE, StepState.SKIPPED, StepState.GONE})
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The recovery of one instance.  ``stopped`` instances are moved too and stay stopped."""
+    """The recovery of one instance.  ``stopped`` instances are moved too and stay stopped.
+
+    ``ordered``: it arrives stopped and is started by us in its turn (``vmha.core.schedule``); ``owed``: its host died before that, so the
+    recovery of that host starts it.
+    """
 
     instance: str
     name: str = ""
@@ -283,6 +301,12 @@ class Step:
     target: str = ""
     migration: int = 0
     order: int = 0
+    group: str = ""
+    ready: bool = False
+    ordered: bool = False
+    owed: bool = False
+    together: str = ""  # its hard server group: of one group one evacuation at a time
+    starts: int = 0  # start calls made
 
 
 class Stage(StrEnum):
@@ -316,6 +340,7 @@ class Recovery:
     fence_delay: float = 0.0  # seconds that runs of the fence agent took between suspicion and proof
     refuted: bool = False  # a beat of that boot came after its proof: nothing more is done before a person decides
     disabled_by_us: bool = False
+    reserved: tuple[str, ...] = ()  # reserved hosts that this recovery has put in service and not given back
     steps: tuple[Step, ...] = ()
     hold: str = ""
     hold_age: float = 0.0

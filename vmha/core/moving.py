@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vmha.core import explain, planner
+from vmha.core import events as ev
+from vmha.core import explain, planner, schedule
 from vmha.core.model import (
     CLOSED_STEPS,
     FINAL_BAD,
@@ -25,7 +26,7 @@ from vmha.core.model import (
     Step,
     StepState,
 )
-from vmha.core.upkeep import hold, settle, wake_for_open
+from vmha.core.upkeep import back_off, done, hold, settle, wake_for_open
 from vmha.core.view import NEVER, Case, HostView, Turn
 
 PROVEN_STAGES = frozenset({Stage.PROVEN, Stage.MOVING, Stage.CLOSED})
@@ -44,8 +45,9 @@ def move(case: Case, view: HostView, turn: Turn) -> None:
             room -= case.steps[step.instance].state is StepState.ASKED
         elif step.state is StepState.MOVING:
             _watch_target(case, step, turn)
-        elif step.state is StepState.ARRIVED:
+        elif step.state in (StepState.ARRIVED, StepState.STARTING):
             verify(case, step, turn)
+    schedule.drive(case, view, turn)
     if any(s.state in (StepState.MOVING, StepState.ASKED) for s in case.steps.values()) or not fresh:
         turn.read_inventory(view)
     if all(s.state in CLOSED_STEPS for s in case.steps.values()):
@@ -65,9 +67,20 @@ def _try_evacuate(case: Case, step: Step, view: HostView, turn: Turn, fresh: boo
         turn.read_instance(case, step.instance)
     elif instance.task_state is not None:
         _stuck_task(case, step, instance, turn)
+    elif _companion_moves(step, turn):
+        turn.wake(view.name, turn.now + turn.settings.poll)
     elif turn.free(CallKind.EVACUATE, view.name, step.instance):
         evacuate(case, step, turn)
     return fresh
+
+
+def _companion_moves(step: Step, turn: Turn) -> bool:
+    """Another member of its hard server group is under way: Nova could choose the same host for both, and then fail one."""
+    return bool(step.together) and any(
+        s.together == step.together and s.state in (StepState.ASKED, StepState.MOVING) and s.instance != step.instance
+        for c in turn.cases.values()
+        for s in c.steps.values()
+    )
 
 
 def in_flight(case: Case) -> int:
@@ -76,9 +89,21 @@ def in_flight(case: Case) -> int:
 
 
 def _stuck_task(case: Case, step: Step, instance: Instance, turn: Turn) -> None:
+    """Nova works on it, or did as the host died and will never end; ended by us only where the task is our own start's."""
     text = f"task {instance.task_state} is in flight in Nova"
+    name = step.name or step.instance
+    if (
+        step.owed
+        and instance.task_state == "powering-on"
+        and turn.free(CallKind.RESET_STATE, case.record.host, step.instance)
+    ):
+        turn.call(case, CallKind.RESET_STATE, instance=step.instance)
+    since = case.stuck_since.setdefault(step.instance, turn.now)
+    if turn.now - since > turn.settings.verify_page and f"stuck {step.instance}" not in case.paged:
+        case.paged.add(f"stuck {step.instance}")
+        turn.page(case.record.host, f"instance {name} still waits: {text}; reset its state there if it will never end")
     if step.reason != text:
-        turn.say(case.record.host, f"instance {step.name or step.instance} waits: {text}", "warning")
+        turn.say(case.record.host, f"instance {name} waits: {text}", "warning")
         case.called_at[step.instance] = turn.now
     case.set(step, state=StepState.RETRY, reason=text)
     if turn.now - case.called_at.get(step.instance, turn.now) > turn.settings.verify_page:
@@ -97,7 +122,7 @@ def evacuate(case: Case, step: Step, turn: Turn) -> None:
     case.set(step, state=StepState.ASKED, attempts=step.attempts + 1, target="", migration=0)
     case.stamp("first_evacuate", turn.wall)
     case.change(times_wall={**case.record.times_wall, "last_evacuate": turn.wall})
-    call = turn.call(case, CallKind.EVACUATE, instance=step.instance, known=known)
+    call = turn.call(case, CallKind.EVACUATE, instance=step.instance, known=known, arrive_stopped=step.ordered)
     case.last_call[step.instance] = call
     turn.say(case.record.host, f"evacuate {step.name or step.instance} (attempt {step.attempts + 1})")
 
@@ -105,7 +130,7 @@ def evacuate(case: Case, step: Step, turn: Turn) -> None:
 def retry(case: Case, step: Step, reason: str, turn: Turn) -> None:
     """The attempt is over and failed: again later, later each time, and a person hears of it after several."""
     s = turn.settings
-    delay = min(s.retry_first * 2 ** max(0, step.attempts - 1), s.retry_most)
+    delay = back_off(step.attempts, s)
     case.set(step, state=StepState.RETRY, reason=reason, target="", migration=0)
     case.retry_at[step.instance] = turn.now + delay
     case.window = max(1, case.window // 2)
@@ -150,7 +175,9 @@ def absorb(case: Case, turn: Turn) -> None:
 def _extend_plan(case: Case, view: HostView, turn: Turn) -> None:
     segment = turn.world.segments.get(view.settings.segment)
     assert case.inventory is not None
-    planned = planner.plan(case.inventory.values(), segment, turn.world.instances, turn.settings)
+    planned = planner.plan(
+        case.inventory.values(), segment, turn.world.instances, turn.settings, schedule.owed_to(view.name, turn)
+    )
     new = [s for s in planned if s.instance not in case.steps]
     first = len(case.steps)
     for n, step in enumerate(new):
@@ -160,7 +187,7 @@ def _extend_plan(case: Case, view: HostView, turn: Turn) -> None:
             step = replace(step, state=StepState.WAITING)
         case.set(step, order=first + n)
         if step.instance in case.last_call:
-            resume_step(case, step.instance, case.last_call[step.instance], turn)
+            resume_step(case, case.last_call[step.instance], turn)
     turn.save(case, "plan")
     case.plans_unsaved += 1
     turn.say(view.name, explain.planned(new))
@@ -169,12 +196,16 @@ def _extend_plan(case: Case, view: HostView, turn: Turn) -> None:
             turn.say(view.name, f"instance {step.name or step.instance}: {step.reason}")
 
 
-def resume_step(case: Case, uuid: str, call: Call, turn: Turn) -> None:
+def resume_step(case: Case, call: Call, turn: Turn) -> None:
     """Where the instance stands by its last call, which may be later than the last saved step."""
+    uuid = call.instance
     step = case.steps.get(uuid)
     if step is None or step.state in CLOSED_STEPS:
         return
-    if call.outcome is None:
+    if call.kind is CallKind.START:
+        started = call.outcome in (None, Outcome.DONE)
+        case.set(step, state=StepState.STARTING if started else StepState.PLACED, target=call.target)
+    elif call.outcome is None:
         case.set(step, state=StepState.ASKED)
     elif call.outcome is Outcome.DONE and step.state in (StepState.WAITING, StepState.ASKED, StepState.RETRY):
         case.set(step, state=StepState.MOVING)
@@ -252,13 +283,17 @@ def verify(case: Case, step: Step, turn: Turn) -> None:
     alive = target.alive if target else None
     name = step.name or step.instance
     if target is not None and target.condemnation is not None:
-        done(case, step, f"arrived at {step.target}, which is being recovered itself", turn)
+        if step.ordered:
+            schedule.owe(case, step, turn)
+        else:
+            done(case, step, f"arrived at {step.target}, which is being recovered itself", turn)
         return
     seen = turn.world.seen.get((step.target, step.instance))
-    if not step.stopped and alive and seen and seen.boot == alive.boot and seen.state == "running":
+    counts = not step.stopped and (not step.ordered or step.state is StepState.STARTING)
+    if counts and alive and seen and seen.boot == alive.boot and seen.state == "running":
         done(case, step, f"running at {step.target}, seen there by its agent", turn)
         return
-    if step.stopped or alive is None or not alive.watches_domains:
+    if step.stopped or step.ordered or alive is None or not alive.watches_domains:
         turn.read_instance(case, step.instance)
     if turn.now - case.arrived_at.get(step.instance, turn.now) > turn.settings.verify_page and not case.record.hold:
         where = (
@@ -268,26 +303,21 @@ def verify(case: Case, step: Step, turn: Turn) -> None:
     turn.wake(case.record.host, turn.now + turn.settings.verify_page)
 
 
-def done(case: Case, step: Step, how: str, turn: Turn) -> None:
-    """The instance is verified at its new host."""
-    case.set(step, state=StepState.DONE, reason=how)
-    case.change(times_wall={**case.record.times_wall, f"done/{step.instance}": turn.wall})
-    case.stamp("first_done", turn.wall)
-    case.change(times_wall={**case.record.times_wall, "last_done": turn.wall})
-    text = f"instance {step.name or step.instance} is back: {how}"
-    turn.say(case.record.host, text, do="evacuate_done", instance=step.instance, to=step.target)
-
-
-def instance_read(case: Case, uuid: str, known: bool, instance: Instance | None, turn: Turn) -> None:
+def instance_read(case: Case, event: ev.InstanceRead, turn: Turn) -> None:
     """Nova's word on one instance that is not on the dead host's list any more, or is to be verified."""
+    uuid, instance = event.uuid, event.instance
     case.asking.discard(uuid)
     step = case.steps.get(uuid)
-    if step is None or not known:
+    if step is None or not event.known:
         return
     if instance is None:
         if step.state not in CLOSED_STEPS:
             case.set(step, state=StepState.GONE, reason="deleted in Nova")
             turn.say(case.record.host, f"instance {step.name or uuid} was deleted")
+    elif step.ordered and step.state in schedule.BY_TURNS and instance.host == step.target:
+        schedule.instance_read(case, step, instance, event.began, turn)
+    elif step.ordered and step.state in (StepState.PLACED, StepState.STARTING):
+        _moved(case, step, instance, turn)
     elif step.state is StepState.ARRIVED and instance.host == step.target:
         if step.stopped and instance.vm_state == "stopped":
             done(case, step, f"at {step.target}, stopped as before", turn)
@@ -305,8 +335,13 @@ def instance_read(case: Case, uuid: str, known: bool, instance: Instance | None,
         elif not step.stopped and instance.vm_state == "active" and instance.power_state == 1:
             done(case, step, f"running at {step.target} by Nova's word: no vmha-agent watches domains there", turn)
     elif step.state in (StepState.WAITING, StepState.RETRY) and instance.host != case.record.host:
-        case.set(step, state=StepState.GONE, reason=f"lives at {instance.host or 'no host'}, moved by somebody else")
-        turn.say(case.record.host, f"instance {step.name or uuid} lives at {instance.host or 'no host'} already")
+        _moved(case, step, instance, turn)
+
+
+def _moved(case: Case, step: Step, instance: Instance, turn: Turn) -> None:
+    where = instance.host or "no host"
+    case.set(step, state=StepState.GONE, reason=f"lives at {where}, moved by somebody else")
+    turn.say(case.record.host, f"instance {step.name or step.instance} lives at {where} already")
 
 
 # --- the end -------------------------------------------------------------------------------------------------------
@@ -347,8 +382,10 @@ def _disable(case: Case, view: HostView, turn: Turn) -> None:
 
 
 def back_to_waiting(case: Case, call: Call, turn: Turn) -> None:
-    """The wait for the end of an evacuate call is over without its trace: asked again after a fresh read."""
+    """The wait for the end of a call about an instance is over without its trace: asked again after a fresh read."""
     step = case.steps.get(call.instance)
-    if step is not None and step.state is StepState.ASKED:
+    if step is not None and step.state is StepState.STARTING:
+        schedule.back_to_placed(case, step, turn, f"no answer from Nova to call {call.id}", 0.0)
+    elif step is not None and step.state is StepState.ASKED:
         case.set(step, state=StepState.RETRY, reason=f"no answer from Nova to call {call.id}")
         case.retry_at[call.instance] = turn.now

@@ -7,7 +7,7 @@ process group is gone when it returns, so only readings count from then on.
 
 from __future__ import annotations
 
-from vmha.core import explain
+from vmha.core import explain, schedule
 from vmha.core.calls import OpenCall, landed_by
 from vmha.core.model import Call, CallKind, Outcome, StepState
 from vmha.core.moving import retry
@@ -35,6 +35,8 @@ def call_ended(case: Case, call: Call, outcome: Outcome, detail: str, turn: Turn
             _power_off(case, view, outcome, detail, turn)
         case CallKind.EVACUATE:
             _evacuate(case, call, outcome, detail, turn)
+        case CallKind.START:
+            schedule.call_ended(case, call, outcome, detail, turn)
         case CallKind.RESET_STATE:
             _reset_state(case, call, outcome, detail, turn)
         case CallKind.FORCE_DOWN | CallKind.UNFORCE | CallKind.DISABLE | CallKind.ENABLE:
@@ -83,6 +85,8 @@ def _evacuate(case: Case, call: Call, outcome: Outcome, detail: str, turn: Turn)
 
 def _reset_state(case: Case, call: Call, outcome: Outcome, detail: str, turn: Turn) -> None:
     step = case.steps.get(call.instance)
+    if step is not None and step.state in (StepState.WAITING, StepState.RETRY):
+        case.inventory_began = NEVER  # a start that died with its host: looked at again
     if step is None or step.state is not StepState.MOVING:
         return
     if outcome is Outcome.DONE:

@@ -1,41 +1,48 @@
 """Dead host and inventory to an ordered plan: one Step for each instance, each with its reason.
 
-Order: running before stopped, higher priority first, then the larger memory, then the uuid: the same input gives the same plan.
+Order: running before stopped, higher priority first, then the start groups in their order, then the larger memory, then the uuid: the
+same input gives the same plan.
+
+What is done in each of Nova's states, when the protection allows an evacuation:
+
+=========================  ==========================================================================================
+vm_state or task           what is done
+=========================  ==========================================================================================
+active                     evacuated; where a start order or start limits are asked for, it arrives stopped and is
+                           started in its turn
+stopped                    evacuated after all others, stays stopped
+error                      left alone: it was so before the host died; ``recover_errors`` has it evacuated
+paused, suspended          left alone: Nova evacuates neither, what was in its memory is lost: a person must decide
+rescued, resized           left alone: Nova evacuates neither (unrescue, confirm or revert come first)
+shelved, shelved_offloaded left alone: its user has put it away
+building                   left alone: it has never run; its user tries again
+deleted, soft-delete       left alone; so is one with the task deleting: its user wants it gone
+any other                  left alone, a person must decide
+locked by its user         as if it were not: the lock keeps users away, not the operator
+a task in flight           waits until Nova has ended it; a person is paged after ``verify_page``
+=========================  ==========================================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from vmha.core import policy
 from vmha.core.model import EVACUATED, Instance, InstanceSettings, Protect, SegmentSettings, Step, StepState
+from vmha.core.policy import protection as protection
 from vmha.core.settings import Settings
 
 # States from which Nova evacuates (its API's check: active, stopped, error).
 EVACUABLE = frozenset({"active", "stopped", "error"})
-
-
-def protection(
-    instance: Instance,
-    segment: SegmentSettings | None,
-    asked: InstanceSettings | None,
-    settings: Settings,
-) -> tuple[Protect, str]:
-    """The protection of an instance and the rule that says so; the nearest admin's word wins over metadata over segment."""
-    if asked is not None and asked.protect is not None:
-        return asked.protect, "set by an admin for the instance"
-    wanted = instance.metadata.get(settings.metadata_key)
-    if wanted is not None and settings.tenant_may_set:
-        if wanted in list(Protect):
-            return Protect(wanted), f"asked for by metadata {settings.metadata_key}"
-        rest, rule = _by_segment(segment, settings)
-        return rest, f"{rule}; metadata {settings.metadata_key}={wanted!r:.40} is none of {', '.join(Protect)}"
-    return _by_segment(segment, settings)
-
-
-def _by_segment(segment: SegmentSettings | None, settings: Settings) -> tuple[Protect, str]:
-    if segment is not None:
-        return segment.protect, f"default of segment {segment.name}"
-    return settings.protect_default, "default of the cloud"
+WHY_NOT: Mapping[str, str] = {
+    "rescued": "Nova evacuates no instance that is rescued: an operator must decide",
+    "shelved": "left alone: its user has shelved it",
+    "shelved_offloaded": "left alone: its user has shelved it",
+    "building": "left alone: it was being built and has never run",
+    "deleted": "left alone: it is deleted",
+    "soft-delete": "left alone: its user has deleted it",
+}
+DELETING = frozenset({"deleting", "soft-deleting"})
 
 
 def plan(
@@ -43,42 +50,52 @@ def plan(
     segment: SegmentSettings | None,
     asked: Mapping[str, InstanceSettings],
     settings: Settings,
+    owed: frozenset[str] = frozenset(),
 ) -> tuple[Step, ...]:
-    """Every instance of the dead host, in the order in which it is evacuated; those left alone say why."""
+    """Every instance of the dead host, in the order in which it is evacuated; those left alone say why.
 
-    def rank(i: Instance) -> tuple[bool, int, int, str]:
+    ``owed``: instances that another recovery has brought here stopped, to be started.
+    """
+    places = {name: n for n, name in enumerate(settings.groups)}
+    ranked = []
+    for i in instances:
         word = asked.get(i.uuid)
-        return (_stopped(i), -(word.priority or 0 if word else 0), -i.memory_mib, i.uuid)
-
-    ordered = sorted(instances, key=rank)
-    return tuple(step(i, n, segment, asked.get(i.uuid), settings) for n, i in enumerate(ordered))
-
-
-def step(
-    instance: Instance, order: int, segment: SegmentSettings | None, asked: InstanceSettings | None, settings: Settings
-) -> Step:
-    """What is done about one instance, and by which rule."""
-    protect, rule = protection(instance, segment, asked, settings)
-    refusal = _refusal(instance, protect, settings)
-    return Step(
-        instance=instance.uuid,
-        name=instance.name,
-        state=StepState.SKIPPED if refusal else StepState.WAITING,
-        reason=f"{refusal} ({rule})" if refusal else f"protect {protect}: {rule}",
-        stopped=_stopped(instance),
-        order=order,
-    )
-
-
-def _stopped(instance: Instance) -> bool:
-    return instance.vm_state == "stopped"
+        group = policy.group(i, word, settings)
+        stopped = i.vm_state == "stopped" and i.uuid not in owed
+        rank = (stopped, -policy.priority(i, word, settings), places.get(group, len(places)), -i.memory_mib, i.uuid)
+        ranked.append((rank, i, word, group, stopped))
+    ranked.sort(key=lambda r: r[0])
+    by_turns = settings.start_limit_per_host > 0 or any(group in places for *_, group, _ in ranked)
+    steps = []
+    for n, (_, i, word, group, stopped) in enumerate(ranked):
+        protect, rule = protection(i, segment, word, settings)
+        refusal = _refusal(i, protect, settings)
+        steps.append(
+            Step(
+                instance=i.uuid,
+                name=i.name,
+                state=StepState.SKIPPED if refusal else StepState.WAITING,
+                reason=f"{refusal} ({rule})" if refusal else f"protect {protect}: {rule}",
+                stopped=stopped,
+                order=n,
+                group=group if group in places else "",
+                ready=policy.ready(i, word, settings),
+                ordered=not stopped and (by_turns or i.uuid in owed),
+                owed=i.uuid in owed,
+                together=i.affinity or i.anti_affinity,
+            )
+        )
+    return tuple(steps)
 
 
 def _refusal(instance: Instance, protect: Protect, settings: Settings) -> str:
     if protect not in EVACUATED:
         return f"left alone: protect is {protect}"
+    if instance.task_state in DELETING:
+        return "left alone: its user is deleting it"
     if instance.vm_state not in EVACUABLE:
-        return f"Nova evacuates no instance that is {instance.vm_state}: an operator must decide"
+        text = f"Nova evacuates no instance that is {instance.vm_state}: an operator must decide"
+        return WHY_NOT.get(instance.vm_state, text)
     if instance.vm_state == "error" and not settings.recover_errors:
         return "left alone: it was in error before the host died"
     if instance.image and settings.instances_path_shared != "yes" and not settings.rebuild_local_disks:

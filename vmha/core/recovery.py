@@ -143,7 +143,7 @@ def close_waited_out(case: Case, turn: Turn) -> None:
             continue
         turn.say(case.record.host, explain.waited_out(open_call.call), "warning")
         settle(case, open_call.call, Outcome.UNKNOWN, "waited out: it can no longer take effect", turn)
-        if open_call.call.kind is CallKind.EVACUATE:
+        if open_call.call.kind in (CallKind.EVACUATE, CallKind.START):
             moving.back_to_waiting(case, open_call.call, turn)
         case.inventory_began = NEVER  # the read that tells what happened must begin after the wait
         turn.views[case.record.host].service_began = NEVER

@@ -66,10 +66,21 @@ class Settings:
     hold_max: float = 3600.0  # a hold that lasts longer is told as overdue with each page
     approval: bool = False  # every condemnation needs an operator's approval
     dry_run: bool = False
+    # start order
+    groups: tuple[
+        str, ...
+    ] = ()  # start groups in their order; with any the instances arrive stopped and are started in order
+    ready_timeout: float = 300.0  # a group that makes no progress for this long no longer holds back the next ones
+    start_limit_per_host: int = 0  # starts on one destination within start_limit_window; 0: no limit
+    start_limit_window: float = 60.0
+    # reserved hosts
+    reserved_only: bool = False  # evacuate to reserved hosts only, instead of using them only when Nova finds no host
+    reserved_reason: str = "vmha: reserved"  # why the service of an idle reserved host is disabled
     # policy
     protect_default: Protect = Protect.FULL
     metadata_key: str = "vmha:protect"
-    tenant_may_set: bool = True
+    tenant_may_set: bool | tuple[str, ...] = True  # true: protect; else which of protect, priority, group, ready
+    exclude_services: bool | tuple[str, ...] = ()  # projects, or patterns of names, whose instances are left alone
     # return
     return_to_service: bool = True
     stability_delay: float = 10.0
@@ -80,6 +91,8 @@ class Settings:
     disabled_reason: str = "vmha: host was fenced"
 
 
+# what tenants can be allowed to set in the metadata of their servers
+TENANT_KEYS = ("protect", "priority", "group", "ready")
 POSITIVE = (
     *(
         "beat_period",
@@ -141,9 +154,25 @@ def check(settings: Settings) -> Iterator[str]:
         yield f"max_fences_per_window is {s.max_fences_per_window}: 1 is the least; disarm vmha to stop all fencing"
     if not 1 <= s.evacuate_first <= s.evacuate_most:
         yield f"evacuate_first ({s.evacuate_first}) must be between 1 and evacuate_most ({s.evacuate_most})"
+    if s.ready_timeout <= 0 or s.start_limit_window <= 0:
+        yield "ready_timeout and start_limit_window must be above 0"
+    if s.start_limit_per_host < 0:
+        yield f"start_limit_per_host is {s.start_limit_per_host}: give the starts allowed on one host, 0 for no limit"
+    if len(set(s.groups)) != len(s.groups):
+        yield f"groups names a group twice ({', '.join(s.groups)}): each has one place in the order"
+    yield from _tenant_words(s)
     if s.retry_most < s.retry_first:
         yield f"retry_most ({s.retry_most:g} s) is shorter than retry_first ({s.retry_first:g} s): raise it"
     if s.instances_path_shared not in ("yes", "no", "unknown"):
         yield f"instances_path_shared is {s.instances_path_shared!r}: say yes, no or unknown (which counts as no)"
     if s.protect_default is Protect.FT:
         yield "protect_default cannot be ft: lock-step protection is asked for per instance"
+
+
+def _tenant_words(settings: Settings) -> Iterator[str]:
+    if isinstance(settings.tenant_may_set, bool):
+        return
+    known = (*TENANT_KEYS, *Protect)
+    for word in settings.tenant_may_set:
+        if word not in known:
+            yield f"tenant_may_set has {word!r}: name {', '.join(TENANT_KEYS)}, or single protections ({', '.join(Protect)})"

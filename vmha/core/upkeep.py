@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from vmha.core.actions import Commit
 from vmha.core.calls import landed_by
-from vmha.core.model import Call, Outcome
+from vmha.core.model import Call, Outcome, Step, StepState
+from vmha.core.settings import Settings
 from vmha.core.view import NEVER, Case, Turn
 
 
@@ -54,3 +55,19 @@ def settle(case: Case, call: Call, outcome: Outcome, detail: str, turn: Turn) ->
     if case.last_call.get(call.instance) == call:
         case.last_call[call.instance] = ended
     turn.out.append(Commit(f"close/{call.recovery}/{call.id}", (ended,)))
+
+
+def done(case: Case, step: Step, how: str, turn: Turn) -> None:
+    """The instance is verified at its new host."""
+    case.set(step, state=StepState.DONE, reason=how, owed=False)
+    case.change(times_wall={**case.record.times_wall, f"done/{step.instance}": turn.wall})
+    case.stamp("first_done", turn.wall)
+    case.change(times_wall={**case.record.times_wall, "last_done": turn.wall})
+    text = f"instance {step.name or step.instance} is back: {how}"
+    turn.say(case.record.host, text, do="evacuate_done", instance=step.instance, to=step.target)
+
+
+def back_off(attempts: int, settings: Settings) -> float:
+    """Seconds until something that failed so many times is tried again."""
+    doublings = max(0, min(attempts, 30) - 1)
+    return min(settings.retry_first * float(2**doublings), settings.retry_most)

@@ -101,6 +101,8 @@ class Case:
     inventory_began: float = NEVER
     migrations: tuple[Migration, ...] = ()
     retry_at: dict[str, float] = field(default_factory=dict)
+    placed_at: dict[str, float] = field(default_factory=dict)  # begin of the read that found it stopped at its target
+    stuck_since: dict[str, float] = field(default_factory=dict)  # when a task in flight was first seen
     called_at: dict[str, float] = field(default_factory=dict)  # when Nova took the last evacuate call
     arrived_at: dict[str, float] = field(default_factory=dict)
     asking: set[str] = field(default_factory=set)  # instances whose read is under way
@@ -158,6 +160,9 @@ class Brakes:
     flaps: dict[str, dict[str, float]] = field(default_factory=dict)
     stormy_until: float = NEVER
     approved: set[str] = field(default_factory=set)
+    starts: dict[str, list[float]] = field(default_factory=dict)  # destination to the times of starts there
+    groups: dict[str, tuple[int, float]] = field(default_factory=dict)  # start group to its progress, and since when
+    passed: set[tuple[str, float]] = field(default_factory=set)  # groups that the next ones did not wait for
 
 
 @dataclass(slots=True)

@@ -398,7 +398,9 @@ class Agent:
 
     def _see(self, uuid: str, how: str) -> None:
         how = SEEN.get(how, how)
-        seen = InstanceSeen(self.host.name, uuid, self.host.boot, how)
+        qemu = self.host.qemu.get(uuid)
+        guest = "ready" if how == "running" and qemu is not None and qemu.answers else "unknown"
+        seen = InstanceSeen(self.host.name, uuid, self.host.boot, how, guest=guest)
         if self._store.get(InstanceSeen, self.host.name, uuid) != seen:
             self._store.put(seen)
 

@@ -29,6 +29,7 @@ class Qemu:
     uuid: str
     guest: str = "running"
     since: float = 0.0
+    answers: bool = False  # its guest has come up and answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,13 @@ class Host:
         qemu = self.qemu.get(uuid)
         if qemu is not None:
             qemu.guest = ("running" if qemu.guest == "io_error" else qemu.guest) if state == "io_ok" else state
+            self.domain(self, uuid, qemu.guest)
+
+    def answers(self, uuid: str, since: float) -> None:
+        """The guest of the QEMU process that began then has come up."""
+        qemu = self.qemu.get(uuid)
+        if qemu is not None and qemu.since == since and qemu.guest == "running":
+            qemu.answers = True
             self.domain(self, uuid, qemu.guest)
 
     def fail_store(self, store: str) -> None:

@@ -71,6 +71,8 @@ class Server:
                 memory_mib=int(self.memory_gib * 1024),
                 vcpus=self.vcpus,
                 image="image" if self.local_disk else "",
+                affinity=self.affinity,
+                anti_affinity=self.anti_affinity,
             )
         return self._view
 
@@ -180,12 +182,14 @@ class Nova:
 
     def land(self, call: Call) -> tuple[Outcome, str]:
         """The request is carried out now."""
-        if call.kind in (CallKind.EVACUATE, CallKind.RESET_STATE):
+        if call.kind in (CallKind.EVACUATE, CallKind.START, CallKind.RESET_STATE):
             server = self.servers.get(call.instance)
             if server is None:
                 return Outcome.FAILED, f"Nova refused (HTTP 404): instance {call.instance} could not be found"
             if call.kind is CallKind.EVACUATE:
-                return self._evacuate(server)
+                return self._evacuate(server, call.arrive_stopped, call.target)
+            if call.kind is CallKind.START:
+                return self._start(server)
             server.set(vm_state="error", task=None)
             return Outcome.DONE, ""
         service = self.services[call.host]
@@ -204,7 +208,22 @@ class Nova:
                 return Outcome.FAILED, f"Nova refused (HTTP 400): {call.kind} is not one of its actions"
         return Outcome.DONE, ""
 
-    def _evacuate(self, server: Server) -> tuple[Outcome, str]:
+    def _start(self, server: Server) -> tuple[Outcome, str]:
+        """os-start: from stopped only, carried out by the nova-compute where the instance is."""
+        if server.vm_state != "stopped" or server.task is not None:
+            what = f"task_state {server.task}" if server.task else f"vm_state {server.vm_state}"
+            return Outcome.FAILED, f"Nova refused (HTTP 409): cannot start while it is in {what}"
+        server.set(task="powering-on")
+        home, life = server.host, self.services[server.host].life
+        self.send(home, f"start {server.name}", lambda: self._clock.after(1.0, self._started, server, home, life))
+        return Outcome.DONE, "req-start"
+
+    def _started(self, server: Server, home: str, life: int) -> None:
+        if self.services[home].life == life and self.servers.get(server.name) is server and server.host == home:
+            server.set(task=None, vm_state="active" if self._hosts[home].start(server.name) else "stopped")
+
+    def _evacuate(self, server: Server, arrive_stopped: bool, asked: str) -> tuple[Outcome, str]:
+        """``arrive_stopped``: with a microversion of 2.95 or later; ``asked``: the host that the call names, if any."""
         if self.services[server.host].up(self._clock.now):
             return Outcome.FAILED, f"Nova refused (HTTP 400): compute service of {server.host} is still in use"
         if server.nova_refuses:
@@ -219,17 +238,18 @@ class Nova:
         for told in self.orders:
             told(self.migrations[-1], server.vm_state)
         server.set(task="rebuilding")
-        self._clock.after(self._physics.schedule, self._schedule, number, server.vm_state == "stopped")
+        stopped = server.vm_state == "stopped" or (arrive_stopped and server.vm_state != "error")  # as Nova 2.95 does
+        self._clock.after(self._physics.schedule, self._schedule, number, stopped, asked)
         return Outcome.DONE, f"req-{number}"
 
     # --- scheduling ----------------------------------------------------------------------------------------------------
 
-    def _schedule(self, number: int, stopped: bool) -> None:
+    def _schedule(self, number: int, stopped: bool, asked: str) -> None:
         server = self.servers.get(self.migrations[number - 1].instance)
         if server is None:
             self.set_migration(number, status="error")
             return
-        target = self._choose(server)
+        target = self._choose(server, asked)
         if target is None:
             self.set_migration(number, status="error")
             server.set(vm_state="error", task=None)
@@ -237,9 +257,9 @@ class Nova:
         self.claim(server, target, 1)
         self.send(target, f"rebuild {server.name}", lambda: self._build(number, target, stopped))
 
-    def _choose(self, server: Server) -> str | None:
+    def _choose(self, server: Server, asked: str) -> str | None:
         """The host with the most free memory that may take it; None is "no valid host"."""
-        ordered = sorted(self._by_name, key=self._free.__getitem__, reverse=True)
+        ordered = [asked] if asked else sorted(self._by_name, key=self._free.__getitem__, reverse=True)
         return next((h for h in ordered if self._fits(server, h)), None)
 
     def _fits(self, server: Server, host: str) -> bool:

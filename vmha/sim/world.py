@@ -36,7 +36,6 @@ from vmha.sim.scenario import RUNNING_STATES, Scenario
 from vmha.sim.store import Key, Lease, Store
 
 ADMIN = "disabled by an admin"
-RESERVED = "vmha: reserved"
 
 
 class World:
@@ -113,7 +112,9 @@ class World:
             if unprotected:
                 self.store.unprotected[name] = unprotected
         self.store.put(
-            filled(SegmentSettings, name="default", protect=self.settings.protect_default, **self.scenario.extra)
+            SegmentSettings(
+                "default", self.settings.protect_default, enabled=self.scenario.extra.get("segment_enabled", True)
+            )
         )
         for agent in self.agents.values():
             if agent.host.up:
@@ -133,7 +134,7 @@ class World:
         if spec.service == "disabled":
             service.disabled, service.reason = True, ADMIN
         elif spec.reserved:
-            service.disabled, service.reason = True, getattr(self.settings, "reserved_reason", RESERVED)
+            service.disabled, service.reason = True, self.settings.reserved_reason
         self.store.put(self.host_settings(name, spec))
 
     def host_settings(self, name: str, spec: HostSpec) -> HostSettings:
@@ -166,7 +167,7 @@ class World:
             "protect": Protect(server.protect) if server.protect else None,
             "priority": server.priority,
             "group": server.group or None,
-            "ready_after": server.ready_after,
+            "ready": None if server.ready_after is None else True,
         }
         if any(v is not None for v in values.values()):
             known = {n: v for n, v in values.items() if v is not None}
@@ -175,7 +176,7 @@ class World:
     def protection(self, uuid: str) -> Protect:
         """What is asked for the instance, by the core's own rule of nearness."""
         server = self.nova.servers[uuid]
-        if not server.protect and not server.tenant_protect:
+        if not server.protect and not server.tenant_protect and not self.settings.exclude_services:
             return self.settings.protect_default
         asked = self.store.get(InstanceSettings, uuid)
         segment = self.store.get(SegmentSettings, "default")
@@ -232,9 +233,17 @@ class World:
 
     def _domain_changed(self, host: Host, uuid: str, how: str) -> None:
         self._touched.add(uuid)
+        if how == "running":
+            self._comes_up(host, uuid)
         self.agents[host.name].domain(uuid, how)
         if how in ("crashed", "shutoff"):
             self.computes.domain_stopped(host, uuid)
+
+    def _comes_up(self, host: Host, uuid: str) -> None:
+        """A guest that is asked for readiness answers a while after its start."""
+        server, qemu = self.nova.servers.get(uuid), host.qemu.get(uuid)
+        if server is not None and isinstance(server.ready_after, int | float) and qemu and not qemu.answers:
+            self.clock.at(qemu.since + server.ready_after, host.answers, uuid, qemu.since)
 
     def _store_changed(self, kind: type, key: Key, value: Any) -> None:
         for controller in self.controllers.values():
@@ -326,7 +335,7 @@ class World:
                 fenced=tuple(sorted(self._fenced)),
                 cap=self._cap(),
                 disabled_by=service.reason if service.disabled else "",
-                our_reason=self.settings.disabled_reason,
+                our_reason=self.settings.reserved_reason if host.spec.reserved else self.settings.disabled_reason,
                 stale=self._stale(host),
                 open_targets=self._open_targets(host.name),
             )
