@@ -30,7 +30,7 @@ class Heard:
         self.lock = threading.Lock()
         self.beats: list[tuple[str, str, str, int, float | None, float]] = []
 
-    def heard(self, host, network, boot, progress, progress_age, at):
+    def heard(self, host, network, boot, progress, progress_age, at, lists):
         with self.lock:
             self.beats.append((host, network, boot, progress, progress_age, at))
 

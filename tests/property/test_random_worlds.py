@@ -32,7 +32,7 @@ def test_drawn_worlds_are_scenario_files() -> None:
 
 
 def test_worlds_are_busy_enough_to_mean_something() -> None:
-    done = [word.do for seed in range(40) for _, word in run(drawn(seed))[0].output.actions]
+    done = [word.do for seed in range(80) for _, word in run(drawn(seed))[0].output.actions]
     for do in ("condemn", "fence", "evacuate", "evacuate_failed", "enable", "self_fence", "hold", "page"):
         assert done.count(do) >= 2, do
 

@@ -51,7 +51,18 @@ def literal(text: ast.expr) -> str:
 def waiting() -> Iterator[str]:
     """The fixed part of every sentence by which the core holds or pages."""
     position = {"Hold": 0, "hold": 2, "page": 1}
-    for name in ("gates", "judge", "recovery", "moving", "schedule", "outcomes", "engine"):
+    for name in (
+        "gates",
+        "judge",
+        "recovery",
+        "seek",
+        "moving",
+        "schedule",
+        "upkeep",
+        "outcomes",
+        "engine",
+        "commands",
+    ):
         for node in ast.walk(ast.parse((ROOT / "vmha" / "core" / f"{name}.py").read_text())):
             if isinstance(node, ast.Call):
                 called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

@@ -31,11 +31,20 @@ SAID_MAX = 10_000
 class BeatSink(Protocol):
     """Takes what was heard.  Called from the receiver's threads, thousands of times a second: it must only note or enqueue."""
 
-    def heard(self, host: str, network: str, boot: str, progress: int, progress_age: float | None, at: float) -> None:
+    def heard(
+        self,
+        host: str,
+        network: str,
+        boot: str,
+        progress: int,
+        progress_age: float | None,
+        at: float,
+        lists: tuple[int, int],
+    ) -> None:
         """A proven session of ``host`` was heard at clock time ``at``.
 
         ``progress`` counts the agent's signs of life in this session; ``progress_age`` is the seconds since the last one when
-        the beat was sent, None when there was none.
+        the beat was sent, None when there was none.  ``lists``: revisions of the voters' and the condemned list that it has applied.
         """
 
 
@@ -137,7 +146,8 @@ class BeatReceiver:
             result = self._sessions.take(datagram, network, now)
             self._heard += type(result) is Heard
         if type(result) is Heard:
-            self._sink.heard(result.host, network, result.boot, result.progress, result.progress_age, now)
+            lists = (result.voters, result.condemned)
+            self._sink.heard(result.host, network, result.boot, result.progress, result.progress_age, now, lists)
         elif type(result) is Unproven:
             self._count(result.reason)
             self._answer(s, result.challenge, source)

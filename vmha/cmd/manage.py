@@ -2,6 +2,9 @@
 
     vmha-manage recovery list [--all]           open recoveries (with --all: ended ones too)
     vmha-manage recovery show ID                one whole: timeline, instances, calls
+    vmha-manage recovery approve|retry|abort|resolve HOST    see vmha.cmd.orders
+    vmha-manage host condemn|confirm HOST --reason WHY
+    vmha-manage voters init | show
     vmha-manage host list                       hosts, their registration and condemnation
     vmha-manage host release HOST               let a reconciled host back (where return_to_service is off)
     vmha-manage host maintain HOST [--off]      not judged while an operator works on it
@@ -25,6 +28,7 @@ from typing import Any
 from oslo_config import cfg
 
 from vmha.adapters.etcd import EtcdStore
+from vmha.cmd import orders
 from vmha.conf import etcd, opts
 from vmha.controller import intake
 from vmha.core import events as ev
@@ -60,10 +64,14 @@ def _parser() -> argparse.ArgumentParser:
     show = _add(recovery, "show", recovery_show, help="timeline, instances and calls of one")
     show.add_argument("id")
     show.add_argument("--json", action="store_true")
+    orders.add_recovery(recovery, _add)
     host = groups.add_parser("host", help="hosts").add_subparsers(required=True, metavar="WHAT")
     _add(host, "list", host_list, help="hosts, their registration and condemnation")
     _add(host, "release", host_release, help="let a reconciled host back in service").add_argument("host")
     _add(host, "maintain", host_maintain, ("--off",), help="not judged while you work on it").add_argument("host")
+    orders.add_host(host, _add)
+    voters = groups.add_parser("voters", help="who answers for others when etcd is away")
+    orders.add_voters(voters.add_subparsers(required=True, metavar="WHAT"), _add)
     instance = groups.add_parser("instance", help="instances").add_subparsers(required=True, metavar="WHAT")
     one = _add(instance, "set", instance_set, help="an admin's word about one instance")
     one.add_argument("uuid")

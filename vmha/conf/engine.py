@@ -29,6 +29,14 @@ DETECTION = {
     "less than 2.",
     "leader_renew": "Seconds between two renewals of the leader's lease.",
 }
+SELF_FENCING = {
+    "word": "Seconds for which an answer holds that a host is not condemned (T of the safety page); then its watchdog is not fed any more.",
+    "ask_every": "Seconds between two such questions of a host.",
+    "feed_every": "Seconds between two feeds of a watchdog.",
+    "agent_restart": "Seconds from the death of an agent to the first feed of the next one, at the worst. A watchdog of less than three "
+    "feeds and this counts for nothing.",
+    "settle": "Seconds added before a host counts as stopped by its watchdog: the device's tick, and I/O that is in flight.",
+}
 CALLS = {
     "start_limit": "Seconds within which a call to Nova must have been sent after its record was. A kernel timer ends it otherwise.",
     "call_limit": "Seconds within which a call that was sent takes effect or never does. It must exceed the time-outs of every proxy before Nova.",
@@ -92,6 +100,7 @@ POLICY = {
 }
 GROUPS: Mapping[str, Mapping[str, str]] = {
     "detection": DETECTION,
+    "self_fencing": SELF_FENCING,
     "calls": CALLS,
     "recovery": RECOVERY,
     "start_order": START_ORDER,

@@ -24,18 +24,32 @@ class Ear:
         self._lock = threading.Lock()
         self._edge = edge
         self._stuck: dict[str, bool] = {}
+        self._lists: dict[str, tuple[int, int]] = {}
 
-    def heard(self, host: str, network: str, boot: str, progress: int, progress_age: float | None, at: float) -> None:
-        """One accepted beat."""
+    def heard(
+        self,
+        host: str,
+        network: str,
+        boot: str,
+        progress: int,
+        progress_age: float | None,
+        at: float,
+        lists: tuple[int, int] = (0, 0),
+    ) -> None:
+        """One accepted beat; ``lists``: revisions of the voters' and the condemned list that its sender has applied."""
         stuck = progress_age is not None and progress_age > STUCK_AFTER
         with self._lock:
             edge = self._fold.heard(host, network, boot, at)
             change = self._stuck.get(host, False) != stuck
             self._stuck[host] = stuck
+            applied = lists != self._lists.get(host, (0, 0))
+            self._lists[host] = lists
         if edge is not None:
             self._edge(edge)
         if change:
             self._edge(ev.AgentStuck(host, progress_age or 0.0 if stuck else 0.0))
+        if applied:
+            self._edge(ev.Acked(host, boot, *lists, at))
 
     def silent(self, now: float, heard_until: float, planned: float) -> list[ev.Silent]:
         """Edges of silence up to ``heard_until``; ``planned`` is when the loop meant to look at the latest."""

@@ -13,6 +13,7 @@ from typing import Any
 from vmha.core import events as ev
 from vmha.core.model import (
     Call,
+    Command,
     Condemnation,
     HostAlive,
     HostSettings,
@@ -20,6 +21,7 @@ from vmha.core.model import (
     InstanceSettings,
     Recovery,
     SegmentSettings,
+    Voters,
 )
 from vmha.errors import BadRecord
 from vmha.ports import Change, Item
@@ -37,6 +39,8 @@ _SHAPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
     (("instances", "*", "*"), InstanceSeen, "seen"),
     (("recoveries", "*"), Recovery, "recoveries"),
     (("decisions", "*", "*"), Call, "calls"),
+    (("commands", "*", "*"), Command, "commands"),
+    (("voters",), Voters, "voters"),
 )
 
 
@@ -51,7 +55,7 @@ def classify(key: str) -> tuple[type, str, tuple[str, ...]] | None:
 
 def decode(kind: type, item: Item) -> Any:
     """The value of a record.  BadRecord."""
-    outside = {"revision": item.created} if kind is Condemnation else {}
+    outside = {Condemnation: {"revision": item.created}, Voters: {"revision": item.modified}}.get(kind, {})
     return records.decode(kind, item.key, item.value, **outside)
 
 
@@ -91,7 +95,15 @@ def world(items: Mapping[str, Item], revision: int) -> ev.World:
             if key.startswith(keys.CONDEMNED):
                 fields["condemned"][key.rpartition("/")[2]] = _bare(key, item)
     switch = disarmed(items.get(keys.switches()))
-    return ev.World(**fields, disarmed=switch, unprotected=unprotected, unreadable=tuple(unreadable), revision=revision)
+    voters = fields.pop("voters").get((), None)
+    return ev.World(
+        **fields,
+        voters=voters,
+        disarmed=switch,
+        unprotected=unprotected,
+        unreadable=tuple(unreadable),
+        revision=revision,
+    )
 
 
 def _identity(parts: tuple[str, ...]) -> Any:

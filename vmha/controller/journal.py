@@ -16,7 +16,9 @@ from collections.abc import Callable
 from vmha.core import actions as act
 from vmha.core import events as ev
 from vmha.core.model import (
+    Answer,
     Call,
+    Command,
     Condemnation,
     HostAlive,
     HostSettings,
@@ -24,6 +26,7 @@ from vmha.core.model import (
     InstanceSettings,
     Recovery,
     SegmentSettings,
+    Voters,
 )
 from vmha.errors import LeadershipLost, StoreConflict, StoreUnavailable, VmhaError
 from vmha.ports import Store
@@ -57,6 +60,12 @@ def key_of(value: ev.Stored) -> str:
             return keys.recovery(recovery)
         case Call(id=call, recovery=recovery):
             return keys.call(recovery, call)
+        case Voters():
+            return keys.VOTERS
+        case Command(id=command, target=target):
+            return keys.command(target, command)
+        case Answer(target=target):
+            return keys.answer(target)
 
 
 class Journal:
@@ -150,7 +159,10 @@ def transaction(action: act.Commit) -> tuple[dict[str, bytes], list[str], dict[s
     if action.unprotected is not None:
         host, uuids = action.unprotected
         puts[keys.unprotected(host)] = json.dumps({"v": records.VERSION, "uuids": list(uuids)}).encode()
+    if action.disarmed is not None:
+        puts[keys.switches()] = json.dumps({"v": records.VERSION, "disarmed": action.disarmed}).encode()
     deletes = [keys.call(r, c) if c else keys.recovery(r) for r, c in action.forget]
+    deletes += [keys.command(target, command) for target, command in action.commands]
     if action.release:
         deletes.append(keys.condemned(action.release))
     expect = {keys.condemned(action.fresh): 0} if action.fresh else {}

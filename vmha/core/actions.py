@@ -58,6 +58,8 @@ class Commit:
     release: str = ""
     unprotected: tuple[str, tuple[str, ...]] | None = None
     forget: tuple[tuple[str, str], ...] = ()  # (recovery, call) records to delete; call "" deletes the recovery
+    commands: tuple[tuple[str, str], ...] = ()  # (target, id) of commands that this carries out: deleted with it
+    disarmed: bool | None = None  # write the global switch
     once: bool = False
 
 

@@ -15,13 +15,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, assert_never
 
+from vmha.core import commands, judge, moving, outcomes, planner, recovery, returning, voters
 from vmha.core import events as ev
-from vmha.core import judge, moving, outcomes, planner, recovery, returning
 from vmha.core.actions import Action, Commit
 from vmha.core.calls import OpenCall
 from vmha.core.model import (
     Call,
     CallKind,
+    Command,
     Condemnation,
     HostAlive,
     HostSettings,
@@ -34,9 +35,10 @@ from vmha.core.model import (
     SegmentSettings,
     Stage,
     StepState,
+    Voters,
 )
 from vmha.core.settings import Settings
-from vmha.core.view import NEVER, Brakes, Case, HostView, Turn
+from vmha.core.view import NEVER, Brakes, Case, HostView, Turn, remembered
 
 _STATES = {
     Stage.CONDEMNED: HostState.CONDEMNED,
@@ -56,6 +58,7 @@ class Engine:
         self.cases: dict[str, Case] = {}  # by recovery id, all that are not ended
         self.world = _own(ev.World())
         self.brakes = Brakes()
+        self.acks: dict[str, ev.Acked] = {}
         self.doubt = "not listed yet"  # why the watch is not fresh; empty when it is
         self._wakes: list[tuple[float, str]] = []  # with superseded entries; _wake_at holds the valid one of each host
         self._wake_at: dict[str, float] = {}
@@ -66,11 +69,13 @@ class Engine:
 
     def step(self, event: ev.Event, now: float, wall: float = 0.0) -> list[Action]:
         """Take one fact; the actions it makes, in order.  A follower returns none."""
-        turn = Turn(now, wall, self.settings, self.epoch, self.views, self.cases, self.world, self.brakes)
+        s, e = self.settings, self.epoch
+        turn = Turn(now, wall, s, e, self.views, self.cases, self.world, self.brakes, self.acks, self.doubt)
         touched = self._take(event, turn)
         if not self.epoch:
             return []
-        turn.epoch = self.epoch
+        turn.epoch, turn.world, turn.doubt = self.epoch, self.world, self.doubt
+        touched |= commands.strangers(turn)
         for host in self._due(now) if isinstance(event, ev.Tick) else ():
             touched.add(host)
         for host in sorted(touched):
@@ -127,8 +132,10 @@ class Engine:
             case ev.StoreChanged():
                 stale = 0 < event.revision <= self.world.revision  # listed already
                 return set() if stale else self._changed(event, turn)
-            case ev.Heard() | ev.Silent() | ev.AgentStuck() | ev.PowerRead() | ev.Probed():
+            case ev.Heard() | ev.Silent() | ev.AgentStuck() | ev.PowerRead() | ev.Probed() | ev.CutRead():
                 return self._sensed(event, turn)
+            case ev.Acked():
+                return self._acked(event)
             case ev.ServiceRead() | ev.InventoryRead() | ev.InstanceRead():
                 return self._read(event, turn)
             case ev.Committed() | ev.NotCommitted():
@@ -143,7 +150,21 @@ class Engine:
             self.views[host] = HostView(host, settings, known_since=now)
         return self.views[host]
 
-    def _sensed(self, event: ev.Heard | ev.Silent | ev.AgentStuck | ev.PowerRead | ev.Probed, turn: Turn) -> set[str]:
+    def _acked(self, event: ev.Acked) -> set[str]:
+        """What a voter has applied; it never knows less than it once did."""
+        old = self.acks.get(event.host)
+        if old is not None:
+            lists = (
+                max(old.voters_revision, event.voters_revision),
+                max(old.condemned_applied, event.condemned_applied),
+            )
+            event = replace(event, voters_revision=lists[0], condemned_applied=lists[1])
+        self.acks[event.host] = event
+        return {c.record.host for c in self.cases.values() if c.stage() is Stage.CONDEMNED}
+
+    def _sensed(
+        self, event: ev.Heard | ev.Silent | ev.AgentStuck | ev.PowerRead | ev.Probed | ev.CutRead, turn: Turn
+    ) -> set[str]:
         view = self._view(event.host, turn.now)
         match event:
             case ev.Heard(_, network, boot, at):
@@ -155,6 +176,8 @@ class Engine:
                 view.last_heard = max(view.last_heard, last)
             case ev.AgentStuck(_, age):
                 view.stuck = age
+            case ev.CutRead():
+                view.cut = event
             case ev.PowerRead():
                 view.reading_power = False
                 before, view.power = view.power, event
@@ -247,12 +270,15 @@ class Engine:
 
     def _changed(self, event: ev.StoreChanged, turn: Turn) -> set[str]:
         value: Any = event.value
-        kind, name = event.kind, event.key[0]
+        kind, name = event.kind, event.key[0] if event.key else ""
         if kind is HostAlive:
             _put(self.world.alive, name, value)
             self._lease(self._view(name, turn.now), value, turn)
-            if value is not None and self.epoch:
-                self._register(name, turn)
+            if value is not None:
+                view = self.views[name]
+                view.registered_boot, view.registered_at = value.boot, turn.now
+                if self.epoch:
+                    self._register(name, turn)
             return {name}
         if kind is HostSettings:
             _put(self.world.hosts, name, value)
@@ -271,6 +297,14 @@ class Engine:
             _put(self.world.recoveries, name, value)
         elif kind is Call:
             _put(self.world.calls, (event.key[0], event.key[1]), value)
+        elif kind is Voters:
+            self.world = replace(self.world, voters=value)
+            return {c.record.host for c in self.cases.values() if c.stage() is Stage.CONDEMNED}
+        elif kind is Command:
+            _put(self.world.commands, (event.key[0], event.key[1]), value)
+            if value is None:
+                self.brakes.answered.discard((event.key[0], event.key[1]))
+            return {event.key[0]}
         return set()
 
     def _condemned(self, host: str, value: Condemnation | None, turn: Turn) -> set[str]:
@@ -294,7 +328,7 @@ class Engine:
         alive = view.alive
         if alive is None or view.condemnation is not None:
             return
-        wanted = replace(view.settings, last_boot=alive.boot, addresses=dict(alive.addresses))
+        wanted = remembered(view.settings, alive)
         if wanted != view.settings or host not in self.world.hosts:
             new = host not in self.world.hosts
             view.settings = wanted
@@ -326,6 +360,8 @@ class Engine:
         view = self.views[host]
         pending, view.pending, view.condemning = view.pending, None, NEVER
         if isinstance(event, ev.Committed) and pending is not None:
+            commands.settled(view.orders, turn)
+            view.orders = ()
             self._adopt(replace(pending[0], revision=event.revision), turn, pending[1])
             return {host}
         view.condemn_again = turn.now + self.settings.poll
@@ -372,6 +408,9 @@ class Engine:
             _restart(view)
             view.condemnation = event.world.condemned.get(view.name)
         self._count_windows(turn.now)
+        self.brakes.approved.clear()
+        self.brakes.ordered.clear()
+        self.brakes.answered.clear()
         for record in sorted(event.world.recoveries.values(), key=lambda r: r.id):
             if record.stage is not Stage.ENDED:
                 self._resume(record, turn)
@@ -382,6 +421,8 @@ class Engine:
         turn.say(
             "controller", f"leading, epoch {self.epoch}: {len(self.views)} hosts, {len(self.cases)} open recoveries"
         )
+        if event.world.voters is None:
+            turn.say("voters", "no list of voters: proof by self-fence is off; run vmha-manage voters init", "warning")
         for key in event.world.unreadable:
             turn.page("store", f"{key}")
         return set(self.views)
@@ -447,6 +488,7 @@ class Engine:
         return max(mine, key=lambda c: c.record.condemned_revision, default=None)
 
     def _drive(self, host: str, turn: Turn) -> None:
+        commands.carry_out(host, turn)
         view = self.views.get(host)
         if view is None:
             return
@@ -481,10 +523,24 @@ class Engine:
             return
         self._next_inventory = turn.now + self.settings.inventory_every
         self._uncount(turn)
+        self._follow_voters(turn)
         online = sorted(v.name for v in self.views.values() if v.state is HostState.ONLINE)
         if online:
             self._rotation = (self._rotation + 1) % len(online)
             turn.read_inventory(self.views[online[self._rotation]])
+
+    def _follow_voters(self, turn: Turn) -> None:
+        """The list of voters follows hosts that are added, retired or put in maintenance."""
+        now = self.world.voters
+        if now is None or not now.revision:
+            return
+        domains = {v.name: v.settings.failure_domain or v.name for v in self.views.values() if _votes(v)}
+        seen = {name: ack.voters_revision for name, ack in self.acks.items()}
+        new = voters.following(now, domains, seen)
+        if new is not None:
+            turn.out.append(Commit("voters/", (new,)))
+            turn.say("voters", voters.changed(now, new))
+            self.world = replace(self.world, voters=replace(new, revision=0))  # in doubt until the store tells it
 
     def _publish_unprotected(self, event: ev.InventoryRead, turn: Turn) -> None:
         if not self.epoch:
@@ -514,6 +570,8 @@ def _uncondemned(view: HostView) -> None:
 def _own(world: ev.World) -> ev.World:
     """The same world in dicts that the engine may change."""
     return ev.World(
+        commands=dict(world.commands),
+        voters=world.voters,
         alive=dict(world.alive),
         hosts=dict(world.hosts),
         segments=dict(world.segments),
@@ -528,6 +586,11 @@ def _own(world: ev.World) -> ev.World:
     )
 
 
+def _votes(view: HostView) -> bool:
+    """Registered once, and not in maintenance; whether it is thought dead does not matter."""
+    return bool(view.settings.last_boot) and not view.settings.maintenance
+
+
 def _put(mapping: Mapping[Any, Any], key: Any, value: Any) -> None:
     if value is None:
         mapping.pop(key, None)  # type: ignore[attr-defined]
@@ -540,7 +603,8 @@ def _restart(view: HostView) -> None:
     view.reading_power = view.reading_service = view.reading_inventory = view.probing = False
     view.power = view.probe = None
     view.service_began = view.condemning = view.power_again = view.probe_again = NEVER
-    view.suspect_since = view.back_since = view.service_baseline = None
+    view.suspect_since = view.back_since = view.service_baseline = view.cut = None
+    view.orders = ()
     view.hold = ""
     if view.state is not HostState.MAINTENANCE:
         view.state = HostState.UNKNOWN

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vmha.core.model import (
+    Answer,
     Call,
+    Command,
     Condemnation,
     HostAlive,
     HostSettings,
@@ -19,10 +21,23 @@ from vmha.core.model import (
     Recovery,
     SegmentSettings,
     Service,
+    Voters,
 )
 
 # What the store holds about one thing; None in a change means the key is gone.
-Stored = HostAlive | HostSettings | SegmentSettings | InstanceSettings | Condemnation | InstanceSeen | Recovery | Call
+Stored = (
+    HostAlive
+    | HostSettings
+    | SegmentSettings
+    | InstanceSettings
+    | Condemnation
+    | InstanceSeen
+    | Recovery
+    | Call
+    | Voters
+    | Command
+    | Answer
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +52,8 @@ class World:
     seen: Mapping[tuple[str, str], InstanceSeen] = field(default_factory=dict)
     recoveries: Mapping[str, Recovery] = field(default_factory=dict)
     calls: Mapping[tuple[str, str], Call] = field(default_factory=dict)
+    commands: Mapping[tuple[str, str], Command] = field(default_factory=dict)
+    voters: Voters | None = None
     disarmed: bool = False
     unprotected: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
@@ -117,6 +134,33 @@ class AgentStuck:
 
     host: str
     age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """A signed beat (or a controller's own word, of an arbiter) told which lists the voter has applied, by revision, at ``at``."""
+
+    host: str
+    boot: str
+    voters_revision: int
+    condemned_applied: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class CutRead:
+    """A reading of what a host is cut off from, begun and ended at these times; None is unknown.
+
+    ``storage``: the storage itself says that the host can write no more (lock lost, blocklisted).  ``networks``: all its
+    ports are shut at the switch.
+    """
+
+    host: str
+    storage: bool | None
+    networks: bool | None
+    began: float
+    ended: float
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +254,8 @@ Event = (
     | Heard
     | Silent
     | AgentStuck
+    | Acked
+    | CutRead
     | PowerRead
     | Probed
     | ServiceRead

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vmha.core.events import PowerRead
-from vmha.core.model import Call, CallKind, Outcome, Step, StepState
+from vmha.core.model import Call, CallKind, Outcome, Proof, Step, StepState
 
 if TYPE_CHECKING:
     from vmha.core.view import Case, HostView
@@ -80,13 +80,42 @@ def proven(case: Case, view: HostView, now: float) -> str:
 
 def power_unknown(case: Case, view: HostView) -> str:
     detail = f": {view.power.detail}" if view.power and view.power.detail else ""
-    return f"the power of {view.name} is unknown{detail}; nothing is evacuated before it reads off"
+    if case.self_fence_off:
+        why = f"no proof by self-fence: {case.self_fence_off}"
+        return f"the power of {view.name} is unknown{detail}; nothing is evacuated before it reads off ({why})"
+    return f"the power of {view.name} is unknown{detail}; nothing is evacuated before it reads off or its watchdog has stopped it"
 
 
-def refuted(view: HostView) -> str:
-    return (
-        f"{view.name} sent a signed beat after its power read off: the fencing device is wrong; stop, check it by hand"
-    )
+def refuted(case: Case, view: HostView) -> str:
+    """What speaks against the proof that was held."""
+    order = f"then run vmha-manage recovery retry {view.name}"
+    match case.record.proof:
+        case Proof.POWER:
+            return (
+                f"{view.name} sent a signed beat after its power read off: the fencing device is wrong; stop, check it by hand,"
+                f" {order}"
+            )
+        case Proof.WORD:
+            return f"{view.name} took back its word that nothing runs there: stop, look what runs there, {order}"
+        case kind:
+            return f"{view.name} was heard in that boot after it was proven dead by {kind}: stop, check it by hand, {order}"
+
+
+def disputed(view: HostView) -> str:
+    return f"the power of {view.name} reads off but its signed beats still come: check the fencing device's wiring"
+
+
+def outlived(view: HostView) -> str:
+    return f"{view.name} sent signed beats after its watchdog must have stopped it: the watchdog does not work; switch it off by hand"
+
+
+def acknowledged(by: str, timeout: float, wait: float) -> str:
+    return f"{by} acknowledged the condemnation: its watchdog ({timeout:g} s) will have stopped it in {wait:.1f} s"
+
+
+def aborted(case: Case) -> str:
+    host = case.record.host
+    return f"aborted by {case.record.aborted}: no new calls; run vmha-manage recovery retry {host}, or resolve {host}"
 
 
 def planned(steps: Sequence[Step]) -> str:

@@ -114,6 +114,17 @@ def _may_condemn(accused: Accused, fleet: Fleet, settings: Settings, now: float)
     return _caps(accused, fleet, settings, now)
 
 
+def may_order(host: str, fleet: Fleet, settings: Settings, now: float) -> Allow | Hold:
+    """Whether an operator's order to condemn may be followed now: it stands for the evidence, not for the caps."""
+    if fleet.disarmed:
+        return Hold("vmha is disarmed: arm it to let it act")
+    if settings.dry_run:
+        return Hold("dry run: it would be condemned now", page=False)
+    if host in fleet.approved:
+        return Allow()
+    return _caps(Accused(host, power_off=False), fleet, settings, now)
+
+
 def _answers(accused: Accused) -> Hold:
     where = ", ".join(accused.kernel_answers)
     if accused.power_off:

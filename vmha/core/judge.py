@@ -163,7 +163,8 @@ def condemn(view: HostView, reason: str, turn: Turn) -> None:
     record = Recovery(recovery_id, view.name, boot, Stage.CONDEMNED, reason, fence_counts=fence, times_wall=times)
     condemnation = Condemnation(view.name, boot, recovery_id, reason, turn.wall)
     view.pending = (condemnation, record)
-    turn.out.append(Commit(f"condemn/{view.name}", (condemnation, record), fresh=view.name, once=True))
+    puts = (condemnation, record)
+    turn.out.append(Commit(f"condemn/{view.name}", puts, fresh=view.name, once=True, commands=view.orders))
     turn.wake(view.name, turn.now + turn.settings.power_every)
 
 

@@ -93,7 +93,8 @@ class HostAlive:
     """Value of ``hosts/<host>/alive``: the agent's registration, on its lease.
 
     ``boot`` is the kernel's boot id, ``agent`` names one run of the agent.  ``addresses`` maps network to IPv4/6
-    address.  ``gate`` is "open" or "shut".  ``watchdog_timeout`` is seconds as read back, ``None`` without a device.
+    address.  ``gate`` is "open" or "shut".  ``watchdog_timeout`` is seconds as read back from the armed device, ``None`` while
+    none is armed.
     """
 
     host: str
@@ -128,6 +129,11 @@ class HostSettings:
     failure_domain: str = ""
     maintenance: bool = False
     reserved: bool = False
+    watchdog: str | None = (
+        None  # as registered in ``last_boot``: its kind, its time-out, whether its descriptor is held
+    )
+    watchdog_timeout: float | None = None
+    watchdog_held: bool = False
     release: int = 0  # revision of the condemnation that an operator allows to end (where return_to_service is off)
 
 
@@ -152,6 +158,65 @@ class InstanceSettings:
     priority: int | None = None
     group: str | None = None
     ready: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Voters:
+    """Value of ``voters``: who answers for others when the store is away (``vmha.core.voters``).
+
+    ``names``: hosts, and the arbiter where it votes.  ``previous``: the list before, while both must agree.  ``keys``: voter to
+    Ed25519 public key in hex.  ``revision`` is the store's revision of the record (modified); it is not in the bytes.
+    """
+
+    names: tuple[str, ...] = ()
+    arbiter: str = ""
+    previous: tuple[str, ...] = ()
+    keys: Mapping[str, str] = field(default_factory=dict)
+    revision: int = 0
+
+
+class Verb(StrEnum):
+    """What an operator may order (``vmha.core.commands`` says what each does)."""
+
+    APPROVE = "approve"
+    RETRY = "retry"
+    ABORT = "abort"
+    RESOLVE = "resolve"
+    CONDEMN = "condemn"
+    CONFIRM_DEAD = "confirm_dead"
+    MAINTAIN = "maintain"
+    RELEASE = "release"
+    DISARM = "disarm"
+    ARM = "arm"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Value of ``commands/<target>/<id>``: an operator's order, carried out once by id and then deleted.
+
+    ``target`` is a host, or ``cloud``.  ``epoch`` is the leader's that the operator saw, 0 where none was looked at: an order that
+    was given to an earlier leader is refused.
+    """
+
+    id: str
+    verb: Verb
+    target: str
+    by: str
+    reason: str = ""
+    epoch: int = 0
+    at_wall: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Value of ``answers/<target>``: what became of the last command about it, in one sentence."""
+
+    id: str
+    target: str
+    verb: Verb
+    done: bool
+    text: str
+    at_wall: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +403,9 @@ class Recovery:
     proof: Proof | None = None
     evidence: str = ""
     fence_delay: float = 0.0  # seconds that runs of the fence agent took between suspicion and proof
-    refuted: bool = False  # a beat of that boot came after its proof: nothing more is done before a person decides
+    refuted: bool = False  # that boot spoke after its proof: nothing more is done before a person decides
+    aborted: str = ""  # who stopped it and why: no new calls until retry or resolve
+    resolved: str = ""  # who declared it settled and why
     disabled_by_us: bool = False
     reserved: tuple[str, ...] = ()  # reserved hosts that this recovery has put in service and not given back
     steps: tuple[Step, ...] = ()

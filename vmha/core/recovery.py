@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from vmha.core import explain, moving
 from vmha.core.calls import landed_by, waited_out
-from vmha.core.model import CallKind, HostState, Outcome, PowerState, Proof, Stage
-from vmha.core.proof import by_power, refuted
-from vmha.core.upkeep import hold, save_soon, settle, unhold, wake_for_open
+from vmha.core.model import CallKind, HostState, Outcome, Stage, StepState
+from vmha.core.seek import seek_proof, stopped_by_refutation
+from vmha.core.upkeep import hold, save_soon, settle, wake_for_open
 from vmha.core.view import NEVER, Case, HostView, Turn
 
 
@@ -23,6 +23,9 @@ def drive(case: Case, view: HostView, turn: Turn) -> None:
     """Do what can be done now for a recovery that is not closed."""
     close_waited_out(case, turn)
     if stopped_by_refutation(case, view, turn):
+        return
+    if case.record.aborted:
+        _aborted(case, view, turn)
         return
     if case.stage() is Stage.CONDEMNED:
         seek_proof(case, view, turn)
@@ -33,68 +36,14 @@ def drive(case: Case, view: HostView, turn: Turn) -> None:
     save_soon(case, turn)
 
 
-# --- proof ---------------------------------------------------------------------------------------------------------
-
-
-def stopped_by_refutation(case: Case, view: HostView, turn: Turn) -> bool:
-    """P1 assumes that a device that reads "off" is right; a beat of that boot says otherwise: stop, hold, page."""
-    proven = case.record.proof is Proof.POWER and not case.record.refuted
-    if proven and refuted(case.proof_began, case.record.boot, view.last_boot, view.last_heard):
-        case.change(refuted=True)
-    if case.record.refuted:
-        hold(case, turn, explain.refuted(view))
-        save_soon(case, turn)
-    return case.record.refuted
-
-
-def seek_proof(case: Case, view: HostView, turn: Turn) -> None:
-    """Read the power after the commit; order "off" until a reading says off."""
-    proof = by_power(view.power, case.committed_at)
-    if proof is not None:
-        prove(case, view, turn, proof)
-        return
-    if turn.now - view.service_began > turn.settings.read_fresh:
-        turn.read_service(view)
-    if view.reading_power or any(o.call.kind is CallKind.POWER_OFF and not o.ended for o in case.open_calls.values()):
-        return
-    reading = view.power
-    if reading is None or reading.began <= case.committed_at or reading.began <= case.off_ended:
-        turn.read_power(view)
-        return
-    if reading.state is PowerState.UNKNOWN:
-        hold(case, turn, explain.power_unknown(case, view))
-    _fence(case, view, turn)
-
-
-def _fence(case: Case, view: HostView, turn: Turn) -> None:
-    """The host's power is not off: order it, later each time that the device does not take it; else read again after a moment."""
-    if view.power is not None and view.power.state is PowerState.ON:
-        case.off_refused = min(case.off_refused, 1)  # it answers
-    s = turn.settings
-    due = case.off_ordered + min(s.fence_again * 2 ** min(case.off_refused, 9), max(s.retry_most, s.fence_again))
-    if turn.now >= due and turn.free(CallKind.POWER_OFF, view.name):
-        if case.record.hold and view.power is not None and view.power.state is PowerState.ON:
-            unhold(case)
-        case.off_ordered = turn.now
-        turn.say(view.name, explain.fencing(case, view))
-        turn.call(case, CallKind.POWER_OFF, save=True, reason=case.record.reason)
-    elif turn.now >= view.power_again:
-        view.power_again = turn.now + turn.settings.fence_recheck
-        turn.read_power(view)
-    else:
-        turn.wake(view.name, view.power_again)
-
-
-def prove(case: Case, view: HostView, turn: Turn, proof: Proof) -> None:
-    """Proof of death is held: written down with the first call that relies on it."""
-    assert view.power is not None
-    case.proven_at, case.proof_began = turn.now, view.power.began
-    evidence = explain.power_reading(view.power, turn.now)
-    case.change(stage=Stage.PROVEN, proof=proof, evidence=evidence, fence_delay=round(view.fence_delay, 4), hold="")
-    case.stamp("proven", turn.wall)
-    view.state = HostState.FENCED
-    turn.say(view.name, explain.proven(case, view, turn.now), do="fence_confirmed")
-    turn.read_inventory(view)
+def _aborted(case: Case, view: HostView, turn: Turn) -> None:
+    """No new calls; what runs is followed to its end."""
+    hold(case, turn, explain.aborted(case))
+    if any(s.state in (StepState.ASKED, StepState.MOVING) for s in case.steps.values()):
+        turn.read_inventory(view)
+    for step in [s for s in case.steps.values() if s.state is StepState.ARRIVED]:
+        moving.verify(case, step, turn)
+    save_soon(case, turn)
 
 
 # --- force down ----------------------------------------------------------------------------------------------------

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from vmha.core import explain
 from vmha.core.actions import Commit
 from vmha.core.host import Cause, advance
-from vmha.core.model import CallKind, HostState, Stage, StepState
-from vmha.core.recovery import close_waited_out, stopped_by_refutation
+from vmha.core.model import CallKind, HostState, Proof, Stage, StepState
+from vmha.core.recovery import close_waited_out
+from vmha.core.seek import stopped_by_refutation
 from vmha.core.upkeep import hold, save_soon, unhold, wake_for_open
-from vmha.core.view import NEVER, Case, HostView, Turn
+from vmha.core.view import NEVER, Case, HostView, Turn, remembered
 
 
 def drive(case: Case, view: HostView, turn: Turn) -> None:
@@ -24,7 +26,9 @@ def drive(case: Case, view: HostView, turn: Turn) -> None:
     close_waited_out(case, turn)
     if stopped_by_refutation(case, view, turn):
         return
-    if case.stage() is Stage.CLOSED:
+    if case.record.aborted:
+        hold(case, turn, explain.aborted(case))
+    elif case.stage() is Stage.CLOSED:
         _closed(case, view, turn)
     elif case.stage() is Stage.RELEASED:
         _released(case, view, turn)
@@ -32,19 +36,22 @@ def drive(case: Case, view: HostView, turn: Turn) -> None:
 
 
 def _closed(case: Case, view: HostView, turn: Turn) -> None:
-    back = view.alive is not None and view.alive.boot != case.record.boot and not view.silent()
-    if not back:
+    if not _back(case, view):
         if view.state is HostState.RETURNING:
             view.state = advance(view.state, Cause.LOST)
             turn.say(
                 view.name, "silent again while it was being reconciled; still condemned, nothing runs there", "warning"
             )
         view.back_since = view.service_baseline = None
+        if case.record.proof is Proof.WORD and not view.silent() and view.last_boot == case.record.boot:
+            reason = f"{view.name} is condemned but alive, nothing is left to do for its instances: boot it, or run vmha-manage host release"
+            hold(case, turn, f"{reason} {view.name}")
         return
     if view.back_since is None:
         view.back_since = turn.now
         view.state = advance(view.state, Cause.BACK)
-        turn.say(view.name, "is back in a later boot: still condemned, gate shut, being reconciled")
+        boot = "in a later boot" if view.alive and view.alive.boot != case.record.boot else "in the same boot"
+        turn.say(view.name, f"is back {boot}: still condemned, gate shut, being reconciled")
     reason = _not_yet(case, view, turn)
     if reason:
         turn.wake(view.name, turn.now + turn.settings.poll)
@@ -52,6 +59,15 @@ def _closed(case: Case, view: HostView, turn: Turn) -> None:
         hold(case, turn, f"{view.name} is back, not yet in service: {reason}", page=long)
         return
     _release(case, view, turn)
+
+
+def _back(case: Case, view: HostView) -> bool:
+    """Heard and registered: in a later boot, or in the condemned one where that was never to die and an operator lets it back."""
+    if view.alive is None or view.lease_gone_at is not None or view.silent():
+        return False
+    let = bool(case.record.resolved) or view.settings.release == case.record.condemned_revision
+    alive = case.record.proof is Proof.WORD or bool(case.record.resolved)
+    return view.alive.boot != case.record.boot or (let and alive)
 
 
 def _not_yet(case: Case, view: HostView, turn: Turn) -> str:
@@ -177,7 +193,7 @@ def _stale_domains(case: Case, view: HostView, turn: Turn) -> str:
 
 def _release(case: Case, view: HostView, turn: Turn) -> None:
     assert view.alive is not None
-    view.settings = replace(view.settings, last_boot=view.alive.boot, addresses=dict(view.alive.addresses), release=0)
+    view.settings = replace(remembered(view.settings, view.alive), release=0)
     case.change(stage=Stage.RELEASED, hold="")
     case.stamp("released", turn.wall)
     case.dirty, case.saved = False, turn.now

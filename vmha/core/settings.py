@@ -30,6 +30,12 @@ class Settings:
     host_renew: float = 3.0
     leader_lease: float = 2.0
     leader_renew: float = 0.5
+    # self-fencing (safety.md sections 1 and 2)
+    word: float = 9.0  # T: how long an answer holds
+    ask_every: float = 3.0
+    feed_every: float = 1.0
+    agent_restart: float = 2.0  # from the death of an agent to the first feed of the next one, at the worst
+    settle: float = 3.0  # added to every self-fence: the watchdog's tick and I/O that is in flight
     # calls
     start_limit: float = 2.0
     call_limit: float = 8.0
@@ -93,6 +99,10 @@ class Settings:
 
 # what tenants can be allowed to set in the metadata of their servers
 TENANT_KEYS = ("protect", "priority", "group", "ready")
+STORE_ELECTION = 3.0  # seconds in which etcd has a leader again
+TICK_AND_IO = 3.0  # seconds: a watchdog's tick, and I/O that is in flight when the host stops
+WATCHDOG_FEEDS = 3  # feeds that may be missed
+
 POSITIVE = (
     *(
         "beat_period",
@@ -106,6 +116,9 @@ POSITIVE = (
     ),
     *(
         "fence_limit",
+        "word",
+        "ask_every",
+        "feed_every",
         "power_every",
         "probe_every",
         "power_timeout",
@@ -122,9 +135,42 @@ def wait_out(settings: Settings) -> float:
     return (settings.start_limit + settings.call_limit) * (1 + 2 * settings.drift)
 
 
+def self_fence_wait(settings: Settings, timeout: float, held: bool) -> float:
+    """Seconds from the majority's acknowledgement until a host has surely stopped by itself (safety.md section 2, P2).
+
+    The check may pass just before the word ends, the process may stand still for nearly W before the feed lands, then W runs; where
+    the descriptor is not held, its closing is one more feed.
+    """
+    feeds = 2 if held else 3
+    return (settings.word + feeds * timeout) * (1 + 2 * settings.drift) + settings.settle
+
+
+def least_watchdog(settings: Settings) -> float:
+    """The shortest time-out of a watchdog that a healthy host never meets."""
+    return WATCHDOG_FEEDS * settings.feed_every + settings.agent_restart
+
+
+def _self_fencing(s: Settings) -> Iterator[str]:
+    if s.word < 3 * s.ask_every:
+        yield (
+            f"word ({s.word:g} s) is shorter than three questions: one lost answer would stop a healthy host; set ask_every to at most"
+            f" {s.word / 3:g} or word to at least {3 * s.ask_every:g}"
+        )
+    if s.word <= s.ask_every + STORE_ELECTION:
+        yield (
+            f"word ({s.word:g} s) does not outlast an election of etcd ({STORE_ELECTION:g} s) after the last question: set it above"
+            f" {s.ask_every + STORE_ELECTION:g}"
+        )
+    if s.settle < TICK_AND_IO:
+        yield f"settle is {s.settle:g} s: a watchdog's tick and I/O in flight take up to {TICK_AND_IO:g} s, set it to that at least"
+    if s.agent_restart < 0:
+        yield f"agent_restart is {s.agent_restart:g} s: give the seconds that an agent needs at the worst to feed again"
+
+
 def check(settings: Settings) -> Iterator[str]:
     """One sentence for each unsafe or impossible setting, saying what to change."""
     s = settings
+    yield from _self_fencing(s)
     yield from (f"{name} is {getattr(s, name):g} s: set it above 0" for name in POSITIVE if getattr(s, name) <= 0)
     if s.silence < 3 * s.beat_period:
         yield (

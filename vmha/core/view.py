@@ -6,12 +6,12 @@ the engine's clock; ``-inf`` means never.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from vmha.core.actions import Action, Commit, Page, ReadInstance, ReadInventory, ReadPower, ReadService, Say, StartCall
 from vmha.core.calls import OpenCall, conflicts
-from vmha.core.events import PowerRead, Probed, World
+from vmha.core.events import Acked, CutRead, PowerRead, Probed, World
 from vmha.core.gates import Fleet
 from vmha.core.model import (
     Call,
@@ -50,6 +50,9 @@ class HostView:
     suspect_since: float | None = None
     power: PowerRead | None = None
     reading_power: bool = False
+    cut: CutRead | None = None
+    registered_boot: str = ""  # of its last registration that a watch told, and when
+    registered_at: float = NEVER
     fence_delay: float = 0.0  # seconds spent in readings and orders since the suspicion
     power_again: float = NEVER
     probe: Probed | None = None
@@ -72,6 +75,7 @@ class HostView:
     paged_at: float = NEVER
     back_since: float | None = None  # a later boot of the condemned host has registered
     service_baseline: float | None = None  # Nova's time of the last report before the return
+    orders: tuple[tuple[str, str], ...] = ()  # commands that its next condemnation carries out
 
     def silent(self) -> bool:
         """No network is heard."""
@@ -84,6 +88,18 @@ class HostView:
     def boot(self) -> str:
         """The boot that a verdict would be about: of the last beat, else registered, else remembered."""
         return self.last_boot or (self.alive.boot if self.alive else "") or self.settings.last_boot
+
+
+def remembered(settings: HostSettings, alive: HostAlive) -> HostSettings:
+    """What a leader that has never seen the host alive will need to know of this boot."""
+    return replace(
+        settings,
+        last_boot=alive.boot,
+        addresses=dict(alive.addresses),
+        watchdog=alive.watchdog,
+        watchdog_timeout=alive.watchdog_timeout,
+        watchdog_held=alive.watchdog_held,
+    )
 
 
 @dataclass(slots=True)
@@ -117,6 +133,12 @@ class Case:
     closed_at: float = NEVER
     restart_asked: float = NEVER  # when nova-compute's restart was last asked for
     proof_began: float = NEVER  # begin of the reading that proved the death, or our election
+    acked_since: float = NEVER  # since when a majority of the voters has acknowledged the condemnation to us
+    acked_list: int = 0  # revision of the voters' record for which that is so
+    acked_by: str = ""
+    acked_said: bool = False
+    self_fence_off: str = ""  # why there can be no proof P2; empty: it is possible
+    outlived: bool = False  # beats came after the watchdog must have stopped it
     dirty: bool = False
     saved: float = NEVER
     paged: set[str] = field(default_factory=set)
@@ -163,6 +185,8 @@ class Brakes:
     starts: dict[str, list[float]] = field(default_factory=dict)  # destination to the times of starts there
     groups: dict[str, tuple[int, float]] = field(default_factory=dict)  # start group to its progress, and since when
     passed: set[tuple[str, float]] = field(default_factory=set)  # groups that the next ones did not wait for
+    ordered: dict[tuple[str, str], float] = field(default_factory=dict)  # command to when we first took it up
+    answered: set[tuple[str, str]] = field(default_factory=set)  # commands carried out, their deletion not seen yet
 
 
 @dataclass(slots=True)
@@ -177,6 +201,8 @@ class Turn:
     cases: dict[str, Case]
     world: World
     brakes: Brakes
+    acks: Mapping[str, Acked] = field(default_factory=dict)  # by voter, the newest
+    doubt: str = ""  # why the watch is not fresh; empty when it is
     out: list[Action] = field(default_factory=list)
     wakes: dict[str, float] = field(default_factory=dict)
     seen_fleet: Fleet | None = None

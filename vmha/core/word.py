@@ -16,10 +16,13 @@ any         Answered(q, condemned)      SHUT, condemned: destroy what runs, give
 any         SeenCondemned(revision)     the same
 condemned   SeenReleased                SHUT, ask: only an answer opens
 any         Answered to an older q      nothing
+OPEN        Lapsed(at), not valid       SHUT: no start is let through; without a hardware watchdog destroy what runs; ask
+SHUT        Looked(clear)               SHUT, and from now on the watchdog may be fed freely where nothing protected runs
 ==========  ==========================  ===================================================================
 
 Condemned, the gate stays shut until a release was seen *and* an answer found the condemnation absent.
-The watchdog is not part of this yet: ``valid_until`` tells for how long the last answer would let it be fed.
+The order to open is "stop feeding freely (ASKING), then ask, then open while valid"; ``vmha.core.selffence`` says when the
+watchdog may be fed.  ``fences`` False: this host's self-fencing is not in force, and nobody relies on it.
 """
 
 from __future__ import annotations
@@ -54,6 +57,9 @@ class Gate:
     asked: float | None = None
     condemned: int = 0
     valid_until: float = 0.0
+    fences: bool = False  # self-fencing is in force: a voters list is known, so proof P2 may rely on it
+    hardware: bool = False  # a hardware watchdog is armed
+    clear: bool = False  # since the gate was last shut, nothing protected was seen active and no process of it
 
     @property
     def open(self) -> bool:
@@ -96,7 +102,28 @@ class SeenReleased:
     """A fresh watch shows no condemnation."""
 
 
-GateEvent = Started | Asked | Answered | SeenCondemned | SeenReleased
+@dataclass(frozen=True, slots=True)
+class Armed:
+    """Self-fencing is in force from now on in this boot; ``hardware``: by a hardware watchdog, not by the agent alone."""
+
+    hardware: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lapsed:
+    """It is ``at``, and ``valid_until`` may have come."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A look begun after the gate was shut; ``clear``: no protected domain is active (or starting), no process of one is there."""
+
+    clear: bool
+
+
+GateEvent = Started | Asked | Answered | SeenCondemned | SeenReleased | Armed | Lapsed | Looked
 
 
 class GateAction(StrEnum):
@@ -108,6 +135,7 @@ class GateAction(StrEnum):
     SHUT = "shut"  # shut it, before anything that follows
     CLEAR = "clear"  # destroy protected domains, then give the word, until nothing is left
     WITHDRAW = "withdraw"  # the word no longer stands
+    DESTROY = "destroy"  # soft self-fence: destroy protected domains, nothing else would stop them
 
 
 def advance(gate: Gate, event: GateEvent) -> tuple[Gate, tuple[GateAction, ...]]:
@@ -116,7 +144,8 @@ def advance(gate: Gate, event: GateEvent) -> tuple[Gate, tuple[GateAction, ...]]
         case Started(found_open):
             state = GateState.OPEN if found_open else GateState.SHUT
             first = () if found_open else (GateAction.SHUT,)
-            return Gate(gate.word, state), (*first, GateAction.ASK)
+            fresh = Gate(gate.word, state, fences=gate.fences, hardware=gate.hardware)
+            return fresh, (*first, GateAction.ASK)
         case Asked(at):
             state = GateState.OPEN if gate.open else GateState.ASKING
             return replace(gate, state=state, asked=at), ()
@@ -128,8 +157,22 @@ def advance(gate: Gate, event: GateEvent) -> tuple[Gate, tuple[GateAction, ...]]
             if not gate.condemned:
                 return gate, ()
             return replace(gate, condemned=0, asked=None), (GateAction.WITHDRAW, GateAction.ASK)
+        case Armed(hardware):
+            return replace(gate, fences=True, hardware=gate.hardware or hardware), ()
+        case Lapsed(at):
+            return _lapsed(gate, at)
+        case Looked(clear):
+            return replace(gate, clear=clear and not gate.open), ()
         case _:
             assert_never(event)
+
+
+def _lapsed(gate: Gate, at: float) -> tuple[Gate, tuple[GateAction, ...]]:
+    """No answer holds any more: nothing may start here, and what runs must end by a watchdog that is not fed, or by us."""
+    if not gate.fences or not gate.open or at < gate.valid_until:
+        return gate, ()
+    soft = () if gate.hardware else (GateAction.DESTROY,)
+    return replace(gate, state=GateState.SHUT, asked=None, clear=False), (GateAction.SHUT, *soft, GateAction.ASK)
 
 
 def _answered(gate: Gate, answer: Answered) -> tuple[Gate, tuple[GateAction, ...]]:
@@ -146,7 +189,8 @@ def _answered(gate: Gate, answer: Answered) -> tuple[Gate, tuple[GateAction, ...
     if answer.at >= until:
         return replace(shut, asked=None), (GateAction.ASK,)
     actions = () if gate.open else (GateAction.OPEN,)
-    return replace(gate, state=GateState.OPEN, asked=None, valid_until=until), actions
+    until = max(until, gate.valid_until)
+    return replace(gate, state=GateState.OPEN, asked=None, valid_until=until, clear=False), actions
 
 
 def _condemned(gate: Gate, revision: int) -> tuple[Gate, tuple[GateAction, ...]]:
@@ -154,6 +198,6 @@ def _condemned(gate: Gate, revision: int) -> tuple[Gate, tuple[GateAction, ...]]
     if gate.condemned == revision:
         return replace(gate, asked=None), ()
     return (
-        replace(gate, state=GateState.SHUT, asked=None, condemned=revision, valid_until=0.0),
+        replace(gate, state=GateState.SHUT, asked=None, condemned=revision, valid_until=0.0, clear=False),
         (GateAction.SHUT, GateAction.WITHDRAW, GateAction.CLEAR),
     )

@@ -13,8 +13,9 @@ from dataclasses import fields
 from typing import Any, Protocol, TypeVar
 
 from vmha.core import word
-from vmha.core.model import Condemnation, HostAlive, InstanceSeen, Word
+from vmha.core.model import Condemnation, HostAlive, InstanceSeen, Voters, Word
 from vmha.core.settings import Settings
+from vmha.core.voters import lists
 from vmha.core.word import Found, GateAction
 from vmha.sim.clock import Clock
 from vmha.sim.hosts import Host
@@ -23,6 +24,7 @@ from vmha.sim.physics import Physics
 from vmha.sim.store import Lease, Store
 
 NEVER = float("-inf")
+WATCHDOG = "iTCO_wdt"
 # what happens to a guest -> the state that the agent reports of its domain
 SEEN = {"io_error": "paused", "panicked": "crashed", "hung": "running", "silent": "running"}
 V = TypeVar("V")
@@ -79,6 +81,7 @@ class Agent:
         self._armed = False
         self.watching = False
         self.known: frozenset[str] | None = None  # condemned hosts as last loaded in this boot, None before
+        self.voters: Voters | None = None  # the list as last read
         host.on_boot.append(lambda h: self.start())
         host.on_loss.append(lambda h: self._power_lost())
 
@@ -98,6 +101,7 @@ class Agent:
         self.running, self.run, self._armed, self.watching = True, 1, True, True
         self.gate = word.Gate(self._physics.word, word.GateState.OPEN)
         self.valid_until, self.known = now + self._physics.word, frozenset()
+        self._apply(self.life)
         self._good_from = self._feeding_from = now - self._phase()
         self._grant()
         self._publish()
@@ -148,7 +152,7 @@ class Agent:
 
     def _power_lost(self) -> None:
         self.running, self.hung, self.life = False, False, self.life + 1
-        self._armed, self.valid_until, self.known = False, NEVER, None
+        self._armed, self.valid_until, self.known, self.voters = False, NEVER, None, None
         self._feeding_from, self._good_from = None, None
         self.refresh()
 
@@ -224,7 +228,7 @@ class Agent:
             hook=spec.hook,
             word=self._word,
             beating=self.host.beat,
-            watchdog="iTCO_wdt" if spec.watchdog is not None else None,
+            watchdog=WATCHDOG if spec.watchdog is not None else None,
             watchdog_timeout=spec.watchdog,
             watchdog_held=spec.watchdog is not None,
             versions={"vmha": "sim"},
@@ -286,6 +290,7 @@ class Agent:
         if self.life != life or not self.acting or not self.reaches_store:
             return
         self.known = frozenset()
+        self._apply(life)
         self.host.unprotected = frozenset(self._store.unprotected.get(self.host.name, ()))
         condemnation = self._store.get(Condemnation, self.host.name)
         self._gate(word.SeenCondemned(condemnation.revision) if condemnation else word.SeenReleased())
@@ -293,6 +298,18 @@ class Agent:
             self._undefine(condemnation)
             self._restart_compute(condemnation)
         self._validity()
+
+    def lists_changed(self) -> None:
+        """The store's list of condemned hosts, or of voters, has changed: it is applied, then acknowledged."""
+        if self.acting and self.reaches_store:
+            self._clock.after(self._physics.watch_latency, self._apply, self.life)
+
+    def _apply(self, life: int) -> None:
+        if self.life != life or not self.acting or not self.reaches_store:
+            return
+        self.voters = self._store.voters
+        if self.voters is not None and self.host.name in {n for one in lists(self.voters) for n in one}:
+            self._world.carry(self.host.name, "Acked", (self.host.boot, self.voters.revision, self._store.revision))
 
     def told(self) -> None:
         """The store's record of its condemnation, or of its unprotected instances, has changed."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from vmha.core.model import Condemnation
+from vmha.core.selffence import Known, vouches
+from vmha.core.voters import agreed, lists
 from vmha.sim.agents import Agent
 from vmha.sim.controllers import Controller
 from vmha.sim.net import Net
@@ -12,7 +14,7 @@ from vmha.sim.store import Store
 
 
 class Answers:
-    """``voters`` are names of hosts, and of one controller where their number is even; empty: only reads count."""
+    """The rules are the core's; who holds which list is what each agent and controller has seen."""
 
     def __init__(
         self,
@@ -20,12 +22,10 @@ class Answers:
         store: Store,
         agents: Mapping[str, Agent],
         controllers: Mapping[str, Controller],
-        voters: Sequence[str],
         word: float,
     ) -> None:
         self._word = word
         self._net, self._store, self._agents, self._controllers = net, store, agents, controllers
-        self.voters = tuple(voters)
 
     def to(self, host: str) -> str:
         """ "read" or "voters", by whichever a question sent now would be answered; empty: nobody."""
@@ -58,16 +58,22 @@ class Answers:
         )
 
     def _by_voters(self, host: str) -> bool:
-        """A majority of all voters knows of no condemnation of the host."""
-        innocent = sum(self._vouches(v, host) for v in self.voters)
-        return innocent * 2 > len(self.voters)
+        """A majority of all voters of its own list knows of no condemnation of the host."""
+        voters = self._agents[host].voters
+        if voters is None:
+            return False
+        names = {name for one in lists(voters) for name in one}
+        return agreed(voters, {name for name in names if self._vouches(name, host, voters.revision)})
 
-    def _vouches(self, voter: str, host: str) -> bool:
+    def _vouches(self, voter: str, host: str, revision: int) -> bool:
         if voter in self._controllers:
             controller = self._controllers[voter]
-            return controller.working and self._talks(host, voter) and host not in controller.condemned
-        agent = self._agents[voter]
-        if not agent.acting or not agent.host.beat or agent.known is None:
+            mine = controller.voters.revision if controller.voters is not None else 0
+            known = Known(0, frozenset(controller.condemned))
+            return controller.working and self._talks(host, voter) and vouches(known, mine, host, revision)
+        agent = self._agents.get(voter)
+        if agent is None or not agent.acting or not agent.host.beat or agent.known is None or agent.voters is None:
             return False
-        known = self._store.tables[Condemnation] if agent.reaches_store else agent.known
-        return host not in known and (voter == host or self._talks(host, voter))
+        hosts = frozenset(self._store.tables[Condemnation]) if agent.reaches_store else agent.known
+        talks = voter == host or self._talks(host, voter)
+        return talks and vouches(Known(0, hosts), agent.voters.revision, host, revision)

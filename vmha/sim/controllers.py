@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from vmha.core import actions as act
 from vmha.core import events as ev
 from vmha.core.engine import Engine
-from vmha.core.model import Condemnation
+from vmha.core.model import Condemnation, Voters
 from vmha.core.settings import Settings
 from vmha.errors import LeadershipLost, StoreConflict
 from vmha.sim.clock import WALL
@@ -48,6 +48,9 @@ class Surroundings(Outside, Protocol):
     def excuse(self, controller: str) -> None:
         """It stood still until now."""
 
+    def acknowledge(self, controller: str, revision: int) -> None:
+        """It has applied the lists of that revision: where it is the arbiter, the leader hears of it."""
+
 
 class Controller:
     """One controller host.  ``give`` takes facts; what is decided is carried out in the world."""
@@ -64,6 +67,7 @@ class Controller:
         self.life = 0  # what was begun by an older process finds nobody
         self.engine = Engine(self._settings)
         self.condemned: set[str] = set()  # as its watch told
+        self.voters: Voters | None = None
         self._held: list[Callable[[], None]] = []  # what waits for SIGCONT
         self._hung_at = 0.0
         self._tick_at = float("inf")
@@ -228,7 +232,9 @@ class Controller:
             self.give(ev.AgentStuck(host, value))
         else:
             event = getattr(ev, fact, None)  # an event of the core that is named like the fact
-            if event is not None:
+            if event is not None and isinstance(value, tuple):
+                self.give(event(host, *value, self.now()))
+            elif event is not None:
                 self.give(event(host, value))
 
     def changed(self, kind: type, key: Key, value: Any) -> None:
@@ -242,6 +248,10 @@ class Controller:
             return
         if kind is Condemnation:
             (self.condemned.add if value is not None else self.condemned.discard)(key[0])
+        if kind is Voters:
+            self.voters = value
+        if kind in (Condemnation, Voters):
+            self._world.acknowledge(self.name, revision)
         if kind is bool:
             self.give(ev.Disarm(value))
         elif kind is not tuple:
@@ -281,8 +291,12 @@ class Controller:
 
     def _lists(self) -> None:
         if self._fresh and self.reaches_store:
-            self.condemned = set(self._store.tables[Condemnation])
+            self._load()
             self.give(ev.StoreSnapshot(self._store.world()))
+
+    def _load(self) -> None:
+        self.condemned, self.voters = set(self._store.tables[Condemnation]), self._store.voters
+        self._clock.after(0.0, self._world.acknowledge, self.name, self._store.revision)
 
     # --- leadership --------------------------------------------------------------------------------------------------------
 
@@ -326,7 +340,7 @@ class Controller:
             self.begin_reign()
 
     def begin_reign(self) -> None:
-        self.condemned = set(self._store.tables[Condemnation])
+        self._load()
         self._take(ev.Elected(self._store.epoch, self._store.world()))
 
     def deposed(self, life: int) -> None:

@@ -285,11 +285,11 @@ DEFAULT_CONTROLLERS = ("c1", "c2", "c3")
 def build(data: Mapping[str, Any], name: str = "") -> Scenario:
     """Values of data that the schema allows.  Refused when its settings are unsafe."""
     given = dict(data.get("settings") or {})
+    settings, extra = product_settings(given)
     physics = {
         **(data.get("world") or {}),
-        **{n: given.pop(n) for n in ("word", "ask_every", "feed_every") if n in given},
+        **{n: getattr(settings, n) for n in ("word", "ask_every", "feed_every")},
     }
-    settings, extra = product_settings(given)
     return Scenario(
         name=data.get("name") or name,
         hosts={n: host_spec(n, given or {}) for n, given in data["hosts"].items()},

@@ -13,7 +13,9 @@ from typing import Any
 from vmha.core import actions as act
 from vmha.core import events as ev
 from vmha.core.model import (
+    Answer,
     Call,
+    Command,
     Condemnation,
     HostAlive,
     HostSettings,
@@ -21,6 +23,7 @@ from vmha.core.model import (
     InstanceSettings,
     Recovery,
     SegmentSettings,
+    Voters,
 )
 from vmha.errors import LeadershipLost, StoreConflict
 from vmha.sim.clock import Clock
@@ -35,6 +38,7 @@ FIELDS: dict[type, str] = {
     InstanceSeen: "seen",
     Recovery: "recoveries",
     Call: "calls",
+    Command: "commands",
 }
 Key = tuple[str, ...]
 
@@ -44,6 +48,12 @@ def key_of(value: Any) -> Key:
     match value:
         case Call(recovery=recovery, id=name):
             return (recovery, name)
+        case Command(target=target, id=name):
+            return (target, name)
+        case Answer(target=target):
+            return (target,)
+        case Voters():
+            return ()
         case InstanceSeen(host=host, uuid=uuid):
             return (host, uuid)
         case Recovery(id=name) | SegmentSettings(name=name) | InstanceSettings(uuid=name):
@@ -72,6 +82,7 @@ class Store:
         self.tables: dict[type, dict[Any, Any]] = {kind: {} for kind in FIELDS}
         self.unprotected: dict[str, tuple[str, ...]] = {}
         self.disarmed = False
+        self.voters: Voters | None = None
         self.extra: dict[str, Any] = {}  # further fields of the core's World, by name
         self.leader = ""
         self.leader_lease: Lease | None = None
@@ -90,6 +101,7 @@ class Store:
         known = {f.name for f in fields(ev.World)}
         values: dict[str, Any] = {n: v for n, v in self.extra.items() if n in known}
         values |= {name: self.tables[kind] for kind, name in FIELDS.items() if name in known}
+        values["voters"] = self.voters
         return ev.World(disarmed=self.disarmed, unprotected=self.unprotected, revision=self.revision, **values)
 
     def put(self, value: Any) -> int:
@@ -124,6 +136,10 @@ class Store:
                 self.delete(Recovery, recovery)
         if action.release:
             self.delete(Condemnation, action.release)
+        for target, command in action.commands:
+            self.delete(Command, target, command)
+        if action.disarmed is not None:
+            self.switch(action.disarmed)
         if action.unprotected is not None:
             self.unprotected[action.unprotected[0]] = action.unprotected[1]
             self._tell(tuple, (action.unprotected[0],), action.unprotected[1])
@@ -138,6 +154,8 @@ class Store:
     def _write(self, value: Any) -> None:
         kind, key = type(value), key_of(value)
         table = self.tables.setdefault(kind, {})
+        if kind is Voters:
+            value = self.voters = replace(value, revision=self.revision)
         if kind is Condemnation:
             old = table.get(value.host)
             value = replace(value, revision=old.revision if old is not None else self.revision)

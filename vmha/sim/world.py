@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from vmha.core import events as ev
 from vmha.core import invariants, planner
 from vmha.core.invariants import Landing
 from vmha.core.model import (
     Call,
     CallKind,
+    Command,
     Condemnation,
     HostSettings,
     InstanceSeen,
@@ -20,8 +20,11 @@ from vmha.core.model import (
     Migration,
     Protect,
     SegmentSettings,
+    Verb,
+    Voters,
 )
-from vmha.sim.agents import Agent, filled
+from vmha.core.voters import lists, seats
+from vmha.sim.agents import WATCHDOG, Agent, filled
 from vmha.sim.answers import Answers
 from vmha.sim.beats import Beats
 from vmha.sim.clock import Clock
@@ -54,6 +57,7 @@ class World:
         self._landings: list[Landing] = []
         self._fenced: set[str] = set()
         self._jumped: dict[str, float] = {}
+        self._orders = 0
         self.hosts: dict[str, Host] = {}
         self.agents: dict[str, Agent] = {}
         self.controllers: dict[str, Controller] = {}
@@ -64,7 +68,7 @@ class World:
         self.computes = NovaComputes(self.clock, self.physics, self.net, self.nova, self.hosts)
         self._build_controllers(scenario.controllers)
         self._build_agents()
-        self.answers = Answers(self.net, self.store, self.agents, self.controllers, self._voters(), self.physics.word)
+        self.answers = Answers(self.net, self.store, self.agents, self.controllers, self.physics.word)
         self._begin()
         self.store.watchers.append(self._store_changed)
         self.store.expired.append(self._lease_expired)
@@ -92,12 +96,12 @@ class World:
             if not host.spec.powered:
                 host.power = Power.OFF
 
-    def _voters(self) -> list[str]:
-        """Safety.md section 1: the hosts not in maintenance, a panel of 63 at the most, and an arbiter where they are even."""
-        if not self.scenario.voters:
-            return []
-        voters = [n for n, h in self.hosts.items() if not h.spec.maintenance][:63]
-        return [*voters, next(iter(self.controllers))] if len(voters) % 2 == 0 else voters
+    def _make_voters(self) -> None:
+        """An operator has made the list of voters, before the world begins."""
+        if self.scenario.voters:
+            domains = {n: h.spec.failure_domain for n, h in self.hosts.items() if not h.spec.maintenance}
+            arbiter = next(iter(self.controllers))
+            self.store.voters = Voters(seats(domains, arbiter), arbiter, revision=self.store.revision)
 
     def _begin(self) -> None:
         """Everything has been running for long."""
@@ -116,6 +120,7 @@ class World:
                 "default", self.settings.protect_default, enabled=self.scenario.extra.get("segment_enabled", True)
             )
         )
+        self._make_voters()
         for agent in self.agents.values():
             if agent.host.up:
                 agent.begin()
@@ -148,6 +153,9 @@ class World:
             failure_domain=spec.failure_domain,
             maintenance=spec.maintenance,
             reserved=spec.reserved,
+            watchdog=WATCHDOG if spec.watchdog is not None else None,
+            watchdog_timeout=spec.watchdog,
+            watchdog_held=spec.watchdog is not None,
         )
 
     def add_server(self, server: Server) -> None:
@@ -250,6 +258,23 @@ class World:
             controller.changed(kind, key, value)
         if kind in (Condemnation, tuple):
             self.agents[key[0]].told()
+        if kind in (Condemnation, Voters):
+            self._lists_changed(kind is Voters)
+
+    def _lists_changed(self, everywhere: bool) -> None:
+        voters = self.store.voters
+        names = {n for one in lists(voters) for n in one} if voters is not None else set()
+        for name in self.agents if everywhere else sorted(names & set(self.agents)):
+            self.agents[name].lists_changed()
+
+    def acknowledge(self, controller: str, revision: int) -> None:
+        """The arbiter has applied the lists: every controller that it can reach hears of it."""
+        own = self.controllers[controller]
+        if own.voters is None or own.voters.arbiter != controller or not own.working:
+            return
+        for other in self.controllers.values():
+            if other is own or self.net.talks(controller, other.name):
+                other.carried(controller, "Acked", ("", own.voters.revision, revision))
 
     def _lease_expired(self, lease: Lease) -> None:
         if lease is self.store.leader_lease:
@@ -307,11 +332,14 @@ class World:
             old = self.store.get(HostSettings, host)
             self.store.put(replace(old, release=self.store.get(Condemnation, host).revision))
             return
-        leader, kind = self.leader(), getattr(ev, "Ordered", None)
-        if leader is not None and kind is not None:
-            leader.give(kind(verb, host, by, reason))
-        elif verb != "release":
-            self.output.event(f"nobody takes the order to {verb} {host}")
+        if verb == "release":
+            return  # nothing waits for it
+        if not self.store.up:
+            self.output.event(f"nobody takes the order to {verb} {host}: etcd is down")
+            return
+        self._orders += 1
+        command = Command(f"o{self._orders}", Verb(verb), host, by, reason, self.store.epoch, self.clock.now)
+        self.store.put(command)
 
     # --- judging -----------------------------------------------------------------------------------------------------------
 

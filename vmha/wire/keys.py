@@ -17,6 +17,8 @@ CONDEMNED = PREFIX + "condemned/"
 RECOVERIES = PREFIX + "recoveries/"
 DECISIONS = PREFIX + "decisions/"
 VOTERS = PREFIX + "voters"
+COMMANDS = PREFIX + "commands/"
+ANSWERS = PREFIX + "answers/"
 MEMBERS = PREFIX + "members/"
 LOCKS = PREFIX + "locks/"
 
@@ -60,6 +62,15 @@ def segment_settings(segment: str) -> str:
 
 def instance_settings(uuid: str) -> str:
     return f"{SETTINGS}instances/{part(uuid)}"
+
+
+def command(target: str, command_id: str) -> str:
+    return f"{COMMANDS}{part(target)}/{part(command_id)}"
+
+
+def answer(target: str) -> str:
+    """What became of the last command about the target."""
+    return ANSWERS + part(target)
 
 
 def unprotected(host: str) -> str:

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from vmha.core.model import Condemnation
+from vmha.core.model import Condemnation, Voters
 from vmha.errors import BadRecord
 
 VERSION = 1
-OUTSIDE: Mapping[type, frozenset[str]] = {Condemnation: frozenset({"revision"})}
+OUTSIDE: Mapping[type, frozenset[str]] = {Condemnation: frozenset({"revision"}), Voters: frozenset({"revision"})}
 
 T = TypeVar("T")
 _HINTS: dict[type, dict[str, Any]] = {}

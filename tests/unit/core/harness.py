@@ -12,8 +12,10 @@ from vmha.core import actions as act
 from vmha.core import events as ev
 from vmha.core.engine import Engine
 from vmha.core.model import (
+    Answer,
     Call,
     CallKind,
+    Command,
     Condemnation,
     HostAlive,
     HostSettings,
@@ -24,6 +26,8 @@ from vmha.core.model import (
     PowerState,
     Recovery,
     Service,
+    Verb,
+    Voters,
     Word,
 )
 from vmha.core.settings import Settings
@@ -60,6 +64,8 @@ class World:
             "after"  # "before" it, "after" it (answer lost), "record" (the call's record is written, the call not sent)
         )
         self.acted = 0
+        self.disarmed = False
+        self.ordered = 0
         for h in self.power:
             self.put(HostSettings(h, self.boots[h], {"management": "10.0.0.1"}))
             self.put(self.alive(h))
@@ -75,6 +81,12 @@ class World:
 
     def put(self, value: object) -> None:
         key = getattr(value, "id", None) or getattr(value, "uuid", None) or getattr(value, "host", None)
+        if isinstance(value, Command):
+            key = f"{value.target}/{value.id}"
+        if isinstance(value, Answer):
+            key = value.target
+        if isinstance(value, Voters):
+            key = "voters"
         if isinstance(value, Call):
             key = f"{value.recovery}/{value.id}"
         if isinstance(value, InstanceSeen):
@@ -91,6 +103,9 @@ class World:
             condemned=self.of(Condemnation),  # type: ignore[arg-type]
             recoveries=self.of(Recovery),  # type: ignore[arg-type]
             calls={(c.recovery, c.id): c for c in self.of(Call).values()},  # type: ignore[attr-defined,misc]
+            commands={(c.target, c.id): c for c in self.of(Command).values()},  # type: ignore[attr-defined,misc]
+            voters=self.store.get((Voters, "voters")),  # type: ignore[arg-type]
+            disarmed=self.disarmed,
             seen={(s.host, s.uuid): s for s in self.of(InstanceSeen).values()},  # type: ignore[attr-defined,misc]
         )
 
@@ -126,6 +141,33 @@ class World:
     def change(self, value: object) -> None:
         self.put(value)
         self.give(ev.StoreChanged(type(value), (value.host,), value))  # type: ignore[attr-defined,arg-type]
+
+    def order(self, verb: Verb, target: str, by: str = "ann", reason: str = "looked at it", epoch: int = 0) -> str:
+        """An operator writes a command; its id."""
+        self.ordered += 1
+        command = Command(f"c{self.ordered}", verb, target, by, reason, epoch, self.now)
+        self.put(command)
+        self.give(ev.StoreChanged(Command, (target, command.id), command))
+        return command.id
+
+    def answer_about(self, target: str) -> Answer:
+        """What became of the last command about it."""
+        found = self.store[Answer, target]
+        assert isinstance(found, Answer)
+        return found
+
+    def vote(self, *names: str, arbiter: str = "", previous: tuple[str, ...] = ()) -> None:
+        """The list of voters is written by an operator."""
+        self.revision += 1
+        voters = Voters(names, arbiter, previous, revision=self.revision)
+        self.put(voters)
+        self.give(ev.StoreChanged(Voters, (), voters))
+
+    def ack(self, *names: str, applied: int | None = None) -> None:
+        """Their beats tell that they have applied everything so far (or the list of that revision)."""
+        revision = self.revision if applied is None else applied
+        for name in names:
+            self.give(ev.Acked(name, self.boots.get(name, ""), self.revision, revision, self.now))
 
     def lease_ends(self, host: str) -> None:
         self.store.pop((HostAlive, host), None)
@@ -227,7 +269,16 @@ class World:
             if isinstance(value, Condemnation):
                 old = self.store.get((Condemnation, value.host))
                 value = replace(value, revision=old.revision if isinstance(old, Condemnation) else self.revision)
+            if isinstance(value, Voters):
+                value = replace(value, revision=self.revision)
+                self.later(ev.StoreChanged(Voters, (), value))
             self.put(value)
+        for key in action.commands:
+            del self.store[Command, "/".join(key)]
+            self.later(ev.StoreChanged(Command, key, None))
+        if action.disarmed is not None:
+            self.disarmed = action.disarmed
+            self.later(ev.Disarm(action.disarmed))
         if action.release:
             del self.store[Condemnation, action.release]
             self.later(ev.StoreChanged(Condemnation, (action.release,), None))
