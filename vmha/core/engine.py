@@ -237,9 +237,10 @@ class Engine:
 
     def _call_ended(self, call: Call, outcome: Outcome, detail: str, turn: Turn) -> set[str]:
         case = self.cases.get(call.recovery)
-        if case is not None:
-            outcomes.call_ended(case, call, outcome, detail, turn)
-        return {call.host}
+        if case is None:
+            return {call.host}
+        outcomes.call_ended(case, call, outcome, detail, turn)
+        return {call.host, case.record.host}
 
     # --- the store -------------------------------------------------------------------------------------------------
 

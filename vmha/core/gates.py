@@ -57,6 +57,7 @@ class Accused:
     probed: bool = False  # its kernel's answers since the suspicion are in
     kernel_asked: bool = False  # at least one network could be asked and was silent
     lease_gone: bool = False  # seen through a fresh watch
+    segment_off: str = ""  # its segment, where that is disabled
 
 
 def allowed_down(fleet: Fleet, settings: Settings) -> int:
@@ -102,6 +103,8 @@ def _may_condemn(accused: Accused, fleet: Fleet, settings: Settings, now: float)
     approved = accused.host in fleet.approved
     if fleet.disarmed:
         return Hold("vmha is disarmed: arm it to let it act")
+    if accused.segment_off:
+        return Hold(f"segment {accused.segment_off} is disabled: enable it to let vmha recover its hosts")
     if accused.kernel_answers and settings.icmp_answer_holds and not approved:
         return _answers(accused)
     evidence = Allow() if accused.power_off else _evidence(accused)

@@ -95,7 +95,7 @@ def _silent(view: HostView, turn: Turn) -> None:
         turn.read_service(view)
     _look(view, turn)
     off = power_off(view)
-    verdict = may_condemn(accusation(view, off), turn.fleet(), turn.settings, turn.now)
+    verdict = may_condemn(accusation(view, off, _segment_off(view, turn)), turn.fleet(), turn.settings, turn.now)
     if not off and storm(turn.fleet(), turn.settings, view.name):
         turn.brakes.stormy_until = turn.now + turn.settings.storm_cooldown
     if turn.now < turn.brakes.stormy_until:
@@ -133,7 +133,12 @@ def power_off(view: HostView) -> bool:
     return view.power is not None and view.power.state is PowerState.OFF and view.last_heard < view.power.began
 
 
-def accusation(view: HostView, off: bool) -> Accused:
+def _segment_off(view: HostView, turn: Turn) -> str:
+    segment = turn.world.segments.get(view.settings.segment)
+    return segment.name if segment is not None and not segment.enabled else ""
+
+
+def accusation(view: HostView, off: bool, segment_off: str = "") -> Accused:
     """What is known of a suspect, for the gates."""
     since = view.suspect_since if view.suspect_since is not None else NEVER
     probe = view.probe if view.probe is not None and view.probe.began >= since else None
@@ -145,6 +150,7 @@ def accusation(view: HostView, off: bool) -> Accused:
         probed=probe is not None,
         kernel_asked=any(a is False for a in answers.values()),
         lease_gone=view.lease_gone_at is not None and view.power is not None,
+        segment_off=segment_off,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vmha.core import events as ev
-from vmha.core import explain, planner, schedule
+from vmha.core import explain, planner, reserved, schedule
 from vmha.core.model import (
     CLOSED_STEPS,
     FINAL_BAD,
@@ -48,6 +48,7 @@ def move(case: Case, view: HostView, turn: Turn) -> None:
         elif step.state in (StepState.ARRIVED, StepState.STARTING):
             verify(case, step, turn)
     schedule.drive(case, view, turn)
+    reserved.drive(case, view, turn)
     if any(s.state in (StepState.MOVING, StepState.ASKED) for s in case.steps.values()) or not fresh:
         turn.read_inventory(view)
     if all(s.state in CLOSED_STEPS for s in case.steps.values()):
@@ -67,7 +68,7 @@ def _try_evacuate(case: Case, step: Step, view: HostView, turn: Turn, fresh: boo
         turn.read_instance(case, step.instance)
     elif instance.task_state is not None:
         _stuck_task(case, step, instance, turn)
-    elif _companion_moves(step, turn):
+    elif _companion_moves(step, turn) or (turn.settings.reserved_only and not reserved.destination(case, step, turn)):
         turn.wake(view.name, turn.now + turn.settings.poll)
     elif turn.free(CallKind.EVACUATE, view.name, step.instance):
         evacuate(case, step, turn)
@@ -122,7 +123,11 @@ def evacuate(case: Case, step: Step, turn: Turn) -> None:
     case.set(step, state=StepState.ASKED, attempts=step.attempts + 1, target="", migration=0)
     case.stamp("first_evacuate", turn.wall)
     case.change(times_wall={**case.record.times_wall, "last_evacuate": turn.wall})
-    call = turn.call(case, CallKind.EVACUATE, instance=step.instance, known=known, arrive_stopped=step.ordered)
+    target = reserved.destination(case, step, turn) if turn.settings.reserved_only else ""
+    stopped = step.ordered
+    call = turn.call(
+        case, CallKind.EVACUATE, instance=step.instance, known=known, target=target, arrive_stopped=stopped
+    )
     case.last_call[step.instance] = call
     turn.say(case.record.host, f"evacuate {step.name or step.instance} (attempt {step.attempts + 1})")
 
@@ -191,6 +196,8 @@ def _extend_plan(case: Case, view: HostView, turn: Turn) -> None:
     turn.save(case, "plan")
     case.plans_unsaved += 1
     turn.say(view.name, explain.planned(new))
+    for text in planner.no_host_for(new, case.inventory):
+        turn.say(view.name, f"pre-flight: {text}", "warning")
     for step in new:
         if step.state is StepState.SKIPPED:
             turn.say(view.name, f"instance {step.name or step.instance}: {step.reason}")
@@ -246,6 +253,8 @@ def _follow(case: Case, step: Step, turn: Turn) -> None:
         case.arrived_at[step.instance] = turn.now
         case.window = min(case.window + 1, turn.settings.evacuate_most)
     elif migration.status in FINAL_BAD:
+        if migration.status == "error" and migration.target in ("", case.last_call[step.instance].target):
+            case.no_host.add(step.instance)  # the scheduler found none; a target that failed says "failed"
         retry(case, step, f"Nova's migration {migration.id} ended {migration.status}", turn)
 
 
@@ -351,6 +360,8 @@ def finish(case: Case, view: HostView, turn: Turn) -> None:
     """Every step is closed: look once more for newcomers, disable the service with our reason, close."""
     if case.open_calls:
         wake_for_open(case, turn)
+        return
+    if not reserved.given_back(case, turn):
         return
     last = max((case.arrived_at.get(u, NEVER) for u in case.steps), default=NEVER)
     if case.inventory_began <= max(last, case.proven_at):

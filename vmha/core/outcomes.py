@@ -7,7 +7,7 @@ process group is gone when it returns, so only readings count from then on.
 
 from __future__ import annotations
 
-from vmha.core import explain, schedule
+from vmha.core import explain, reserved, schedule
 from vmha.core.calls import OpenCall, landed_by
 from vmha.core.model import Call, CallKind, Outcome, StepState
 from vmha.core.moving import retry
@@ -39,6 +39,8 @@ def call_ended(case: Case, call: Call, outcome: Outcome, detail: str, turn: Turn
             schedule.call_ended(case, call, outcome, detail, turn)
         case CallKind.RESET_STATE:
             _reset_state(case, call, outcome, detail, turn)
+        case CallKind.ENABLE | CallKind.DISABLE if call.host != case.record.host:
+            reserved.call_ended(case, call, outcome, detail, turn)
         case CallKind.FORCE_DOWN | CallKind.UNFORCE | CallKind.DISABLE | CallKind.ENABLE:
             _service(case, view, call, outcome, detail, turn)
 

@@ -25,7 +25,7 @@ a task in flight           waits until Nova has ended it; a person is paged afte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from vmha.core import policy
 from vmha.core.model import EVACUATED, Instance, InstanceSettings, Protect, SegmentSettings, Step, StepState
@@ -86,6 +86,21 @@ def plan(
             )
         )
     return tuple(steps)
+
+
+def no_host_for(steps: Iterable[Step], inventory: Mapping[str, Instance]) -> Iterator[str]:
+    """What Nova's scheduler surely refuses, a sentence for each hard affinity group: it keeps its members together, and the hosts on which
+    they may be placed are those where members are: the dead one, which is excluded (nova.scheduler.utils._get_group_details)."""
+    groups: dict[str, list[str]] = {}
+    for step in steps:
+        instance = inventory.get(step.instance)
+        if instance is not None and instance.affinity and step.state is StepState.WAITING:
+            groups.setdefault(instance.affinity, []).append(step.name or step.instance)
+    for group, names in sorted(groups.items()):
+        yield (
+            f"{', '.join(names)} must stay with the members of the affinity group {group}: Nova finds a host only where one of "
+            "them is already"
+        )
 
 
 def _refusal(instance: Instance, protect: Protect, settings: Settings) -> str:

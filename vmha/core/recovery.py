@@ -96,3 +96,4 @@ def close_waited_out(case: Case, turn: Turn) -> None:
             moving.back_to_waiting(case, open_call.call, turn)
         case.inventory_began = NEVER  # the read that tells what happened must begin after the wait
         turn.views[case.record.host].service_began = NEVER
+        turn.views[open_call.call.host].service_began = NEVER

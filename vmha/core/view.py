@@ -117,6 +117,8 @@ class Case:
     inventory_began: float = NEVER
     migrations: tuple[Migration, ...] = ()
     retry_at: dict[str, float] = field(default_factory=dict)
+    no_host: set[str] = field(default_factory=set)  # instances for which Nova found no host, since one more was enabled
+    reserved_failures: dict[str, int] = field(default_factory=dict)  # reserved host to failed calls about it
     placed_at: dict[str, float] = field(default_factory=dict)  # begin of the read that found it stopped at its target
     stuck_since: dict[str, float] = field(default_factory=dict)  # when a task in flight was first seen
     called_at: dict[str, float] = field(default_factory=dict)  # when Nova took the last evacuate call
@@ -253,14 +255,17 @@ class Turn:
         """No open record, ours or a predecessor's, forbids such a call."""
         return conflicts(self.open_calls(), kind, host, instance) is None
 
-    def call(self, case: Case, kind: CallKind, *, save: bool = False, **fields: object) -> Call:
-        """Start one outside call: its record is opened here and now, so that nothing else is started beside it."""
+    def call(self, case: Case, kind: CallKind, *, save: bool = False, host: str = "", **fields: object) -> Call:
+        """Start one outside call: its record is opened here and now, so that nothing else is started beside it.
+
+        It is about the case's own host, or about ``host``: a reserved one.
+        """
         case.counted += 1
         call = Call(
             id=f"{self.epoch:x}-{case.counted:05d}",
             recovery=case.record.id,
             kind=kind,
-            host=case.record.host,
+            host=host or case.record.host,
             epoch=self.epoch,
             condemned_revision=case.record.condemned_revision,
             at_wall=self.wall,
