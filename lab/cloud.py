@@ -86,7 +86,10 @@ class LabCloud:
         found: list[Server] = []
 
         def all_true() -> bool:
-            found[:] = self.servers(prefix)
+            try:
+                found[:] = self.servers(prefix)
+            except LabError:
+                return False  # Nova's API is away just now
             return bool(found) and all(fact(s) for s in found)
 
         try:
@@ -111,6 +114,9 @@ class LabCloud:
         return record
 
     def in_service(self, host: str) -> bool:
-        """Up, enabled, not forced down."""
-        record = self.service(host)
+        """Up, enabled, not forced down; False also while Nova's API does not answer."""
+        try:
+            record = self.service(host)
+        except LabError:
+            return False
         return record["state"] == "up" and record["status"] == "enabled" and not record["forced_down"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lab.errors import LabError
 from lab.processes import run, write_atomically
-from lab.settings import HOME, PASSWORD, Settings
+from lab.settings import HOME, PASSWORD, REPO, Settings
 
 TEMPLATES = HOME / "templates"
 IPMI_USER = "vmha"
@@ -37,6 +37,7 @@ def values(settings: Settings, machine: str) -> dict[str, str]:
         "ETC": str(settings.etc),
         "VENV": str(settings.venv),
         "VMHA_VENV": str(settings.vmha_venv),
+        "REPO": str(REPO),
         "PASS": PASSWORD,
         "SHARED": "no" if settings.local_disks else "yes",
         "NOVA_STATE": str(settings.disk(machine) / "nova"),

@@ -93,6 +93,8 @@ def test_management_network_cut_alone_moves_nothing(v: VmhaLab) -> None:
     v.lab.heal("compute1", "management")
     v.await_log("hold is over", 40)
     assert {s[HOST] for s in v.cloud.servers(PREFIX)} == {"compute1"}
+    v.lab.service("compute1", "nova-compute", "restart")  # its broken connection to RabbitMQ would last for minutes
+    wait_until(lambda: v.cloud.in_service("compute1"), 120, "compute1 to be in service")
 
 
 def test_a_host_dead_before_the_controllers_start_is_found(v: VmhaLab) -> None:
