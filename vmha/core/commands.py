@@ -20,7 +20,7 @@ arm           act again
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from vmha.core import judge, proof
@@ -116,31 +116,28 @@ def _words(command: Command) -> str:
     return f"{command.verb.replace('_', ' ')} by {command.by or 'nobody'}{tail}"
 
 
-def settled(keys: tuple[tuple[str, str], ...], turn: Turn) -> None:
-    """These orders were carried out by the condemnation that has just been written."""
-    for key in keys:
-        turn.brakes.answered.add(key)
-        turn.brakes.ordered.pop(key, None)
-        c = turn.world.commands.get(key)
-        if c is not None:
-            answer = Answer(c.id, c.target, c.verb, True, "it is condemned", turn.wall)
-            turn.out.append(Commit(f"answered/{c.target}", (answer,)))
+def settled(orders: Iterable[Command], turn: Turn) -> None:
+    """These were carried out by the condemnation that has just been written."""
+    for c in orders:
+        turn.brakes.answered.add((c.target, c.id))
+        turn.brakes.ordered.pop((c.target, c.id), None)
+        answer = Answer(c.id, c.target, c.verb, True, "it is condemned", turn.wall)
+        turn.out.append(Commit(f"answered/{c.target}", (answer,)))
 
 
 # --- about a recovery ----------------------------------------------------------------------------------------------
 
 
 def _approve(command: Command, view: HostView, case: Case | None, turn: Turn) -> Outcome:
-    key = (command.target, command.id)
     if case is not None and case.record.refuted:
         return _retry(command, view, case, turn)
-    if view.condemnation is not None or view.state is not HostState.SUSPECT or not view.silent():
+    if view.condemnation is not None or not view.silent() or view.settings.maintenance:
         turn.brakes.approved.discard(view.name)
-        view.orders = tuple(k for k in view.orders if k != key)
+        view.orders = tuple(c for c in view.orders if c.id != command.id)
         return refused(f"nothing waits for an approval: it is {view.state}")
-    if key not in view.orders:
+    if command not in view.orders:
         turn.brakes.approved.add(view.name)
-        view.orders = (*view.orders, key)
+        view.orders = (*view.orders, command)
         turn.seen_fleet = None
         turn.say(view.name, f"{_words(command)}: it stands until the host is condemned or heard again")
     return None
@@ -214,7 +211,6 @@ def _resolve(command: Command, view: HostView, case: Case | None, turn: Turn) ->
 
 
 def _condemn(command: Command, view: HostView, case: Case | None, turn: Turn) -> Outcome:
-    key = (command.target, command.id)
     if view.condemning > NEVER:
         return None  # the answer to the commit is awaited
     if turn.now < view.condemn_again and view.condemnation is None:
@@ -229,7 +225,7 @@ def _condemn(command: Command, view: HostView, case: Case | None, turn: Turn) ->
     verdict = may_order(view.name, turn.fleet(), turn.settings, turn.now)
     if isinstance(verdict, Hold):
         return refused(verdict.reason)
-    view.orders = (*(k for k in view.orders if k != key), key)
+    view.orders = (*(c for c in view.orders if c.id != command.id), command)
     judge.condemn(view, f"ordered by {command.by}: {command.reason}", turn)
     return None
 

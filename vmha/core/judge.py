@@ -169,8 +169,8 @@ def condemn(view: HostView, reason: str, turn: Turn) -> None:
     record = Recovery(recovery_id, view.name, boot, Stage.CONDEMNED, reason, fence_counts=fence, times_wall=times)
     condemnation = Condemnation(view.name, boot, recovery_id, reason, turn.wall)
     view.pending = (condemnation, record)
-    puts = (condemnation, record)
-    turn.out.append(Commit(f"condemn/{view.name}", puts, fresh=view.name, once=True, commands=view.orders))
+    puts, orders = (condemnation, record), tuple((c.target, c.id) for c in view.orders)
+    turn.out.append(Commit(f"condemn/{view.name}", puts, fresh=view.name, once=True, commands=orders))
     turn.wake(view.name, turn.now + turn.settings.power_every)
 
 

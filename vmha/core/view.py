@@ -16,6 +16,7 @@ from vmha.core.gates import Fleet
 from vmha.core.model import (
     Call,
     CallKind,
+    Command,
     Condemnation,
     HostAlive,
     HostSettings,
@@ -75,7 +76,7 @@ class HostView:
     paged_at: float = NEVER
     back_since: float | None = None  # a later boot of the condemned host has registered
     service_baseline: float | None = None  # Nova's time of the last report before the return
-    orders: tuple[tuple[str, str], ...] = ()  # commands that its next condemnation carries out
+    orders: tuple[Command, ...] = ()  # that its next condemnation carries out
 
     def silent(self) -> bool:
         """No network is heard."""
