@@ -159,7 +159,8 @@ def tell(cloud: Cloud, die: str, cut: str = "power") -> None:
 
 
 def wake(cloud: Cloud) -> None:
-    """The stopped leader goes on: it finds itself deposed and does nothing more."""
+    """The stopped leader goes on once another leads: it finds itself deposed and does nothing more."""
+    wait_until(lambda: cloud.leader().get("member") == "con2", 20, "con2 to lead")
     before = (cloud.logs / "con1.log").stat().st_size
     os.kill(cloud.engine_pid("con1"), signal.SIGCONT)
 
