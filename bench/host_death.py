@@ -67,8 +67,8 @@ def in_service(stub: StubInLab, host: str) -> bool:
     return record["alive"] and not record["forced_down"] and not record["disabled"]
 
 
-def cut(lab: Lab, stub: StubInLab, host: str) -> tuple[float, float]:
-    """Cut the power; wall times of the cut and of the first evacuate call at Nova."""
+def cut(lab: Lab, stub: StubInLab, host: str, uuids: list[str]) -> tuple[float, float]:
+    """Cut the power; wall times of the cut and of the first evacuate call for one of these instances at Nova."""
     asked = len(stub.requests("/action$", "POST"))
     lab.power(host, "off")
     stub.host_dies(host)
@@ -76,7 +76,7 @@ def cut(lab: Lab, stub: StubInLab, host: str) -> tuple[float, float]:
     found: list[dict[str, Any]] = []
 
     def called() -> bool:
-        found[:] = [r for r in stub.requests("/action$", "POST")[asked:] if "evacuate" in (r["body"] or {})]
+        found[:] = [r for r in stub.requests("/action$", "POST")[asked:] if r["path"].split("/")[-2] in uuids]
         return bool(found)
 
     wait_until(called, 60, f"an evacuate call for {host}")
@@ -89,8 +89,7 @@ def measure(lab: Lab, stub: StubInLab, args: argparse.Namespace) -> list[Cut]:
         host = lab.hosts[number % len(lab.hosts)]
         wait_until(lambda host=host: in_service(stub, host), 180, f"{host} to be in service")
         wait_until(lambda host=host: host in registered(lab), 60, f"{host} to be registered, its gate open")
-        stub.add_instances(host, args.instances)
-        at, called = cut(lab, stub, host)
+        at, called = cut(lab, stub, host, stub.add_instances(host, args.instances))
         times.append((host, at, called))
         lab.power(host, "on")
         stub.host_returns(host)
