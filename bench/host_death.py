@@ -83,14 +83,23 @@ def cut(lab: Lab, stub: StubInLab, host: str, uuids: list[str]) -> tuple[float, 
     return cut_at["wall"], cut_at["wall"] + found[0]["at"] - cut_at["boot"]
 
 
+def moved(stub: StubInLab, host: str, uuids: list[str]) -> bool:
+    servers = stub.dump()["servers"]
+    return all(servers[u]["host"] != host and servers[u]["task_state"] is None for u in uuids)
+
+
 def measure(lab: Lab, stub: StubInLab, args: argparse.Namespace) -> list[Cut]:
     times: list[tuple[str, float, float]] = []
     for number in range(args.cuts):
         host = lab.hosts[number % len(lab.hosts)]
         wait_until(lambda host=host: in_service(stub, host), 180, f"{host} to be in service")
         wait_until(lambda host=host: host in registered(lab), 60, f"{host} to be registered, its gate open")
-        at, called = cut(lab, stub, host, stub.add_instances(host, args.instances))
+        uuids = stub.add_instances(host, args.instances)
+        at, called = cut(lab, stub, host, uuids)
         times.append((host, at, called))
+        wait_until(lambda host=host, uuids=uuids: moved(stub, host, uuids), 60, f"the instances of {host} to be moved")
+        for uuid in uuids:
+            stub.delete_instance(uuid)
         lab.power(host, "on")
         stub.host_returns(host)
         print(f"{number + 1:4} {host:10} {called - at:6.3f} s", flush=True)
