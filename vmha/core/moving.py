@@ -124,7 +124,7 @@ def evacuate(case: Case, step: Step, turn: Turn) -> None:
     case.stamp("first_evacuate", turn.wall)
     case.change(times_wall={**case.record.times_wall, "last_evacuate": turn.wall})
     target = reserved.destination(case, step, turn) if turn.settings.reserved_only else ""
-    stopped = step.ordered
+    stopped = step.ordered or step.stopped  # an earlier failed attempt may have made Nova forget that it was stopped
     call = turn.call(
         case, CallKind.EVACUATE, instance=step.instance, known=known, target=target, arrive_stopped=stopped
     )
