@@ -64,6 +64,16 @@ class Sink(Protocol):
         """The watch is in doubt (endpoint lost, compaction, silence): what was known may be old until the next snapshot."""
 
 
+class Pages(Protocol):
+    """Takes the pages of a listing as they arrive, so that a large one is never held as a whole.  Called from the cache's thread."""
+
+    def begin(self) -> None:
+        """A listing begins: what the pages of an earlier one gave is void."""
+
+    def take(self, items: Sequence[Item]) -> Sequence[Item]:
+        """One page; returns the items that shall stand in the snapshot, the others are this taker's own."""
+
+
 class Watch(Protocol):
     """A running watched cache; ``stop`` ends its thread."""
 
@@ -96,8 +106,8 @@ class Store(Protocol):
     def get(self, key: str, timeout: float = 2.0) -> Item | None:
         """Linearizable read of one key; None means absent, surely."""
 
-    def list(self, prefix: str, timeout: float = 5.0) -> Snapshot:
-        """Linearizable read of all keys under a prefix."""
+    def list(self, prefix: str, timeout: float = 5.0, *, without: str = "") -> Snapshot:
+        """Linearizable read of all keys under a prefix, at one revision; those under ``without`` are left out."""
 
     def commit(
         self,
@@ -118,8 +128,11 @@ class Store(Protocol):
     def lease(self, ttl: float, renew_every: float) -> Lease:
         """A new lease, renewed by a thread until revoked or lost."""
 
-    def watch(self, prefix: str, sink: Sink) -> Watch:
-        """A watched cache of a prefix: snapshot first, then changes for ever, over any endpoint loss or compaction."""
+    def watch(self, prefix: str, sink: Sink, pages: Pages | None = None) -> Watch:
+        """A watched cache of a prefix: snapshot first, then changes for ever, over any endpoint loss or compaction.
+
+        ``pages`` takes each listing page by page before the sink gets what it left as the snapshot.
+        """
 
 
 class Membership(Protocol):

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from vmha.adapters.etcd_gateway import Compacted, Gateway, TooLarge, access
 from vmha.adapters.etcd_lease import EtcdLease, revoke
-from vmha.adapters.etcd_stream import coded, item, prefix_end, text
+from vmha.adapters.etcd_stream import coded, item, prefix_end
 from vmha.adapters.etcd_watch import EtcdWatch, Probes
 from vmha.errors import LeadershipLost, StoreConflict, StoreRefused, StoreUnavailable
-from vmha.ports import Clock, Item, Sink, Snapshot
+from vmha.ports import Clock, Item, Pages, Sink, Snapshot
 from vmha.wire.keys import LEADER
 
 MOST_OPERATIONS = 128  # etcd's --max-txn-ops default
@@ -71,18 +72,24 @@ class EtcdStore:
         found = answer.get("kvs", [])
         return item(found[0]) if found else None
 
-    def list(self, prefix: str, timeout: float = 5.0) -> Snapshot:
-        """Linearizable read of all keys under a prefix, at one revision.  StoreUnavailable, never a part."""
-        return self._list(prefix, timeout)[1]
+    def list(self, prefix: str, timeout: float = 5.0, *, without: str = "") -> Snapshot:
+        """Linearizable read of all keys under a prefix but those under ``without``, at one revision.  StoreUnavailable, never a part."""
+        return self._list(prefix, timeout, without=without)[1]
 
-    def _list(self, prefix: str, timeout: float) -> tuple[float, Snapshot]:
+    def _list(
+        self, prefix: str, timeout: float, pages: Pages | None = None, without: str = ""
+    ) -> tuple[float, Snapshot]:
         """The listing and the time it was asked at: it holds everything written before."""
+        begin, end = coded(prefix or "\0"), coded(prefix_end(prefix))
+        ranges = [(begin, coded(without)), (coded(prefix_end(without)), end)] if without else [(begin, end)]
         sent = self._clock.now()
         deadline = sent + timeout
         page = PAGE
         while True:
             try:
-                return sent, self._pages(prefix, page, deadline)
+                if pages is not None:
+                    pages.begin()
+                return sent, self._pages(prefix, ranges, page, deadline, pages)
             except TooLarge:
                 if page == 1:
                     raise
@@ -90,21 +97,27 @@ class EtcdStore:
             except Compacted:  # between two pages: begin again, with a new revision
                 sent = self._clock.now()
 
-    def _pages(self, prefix: str, page: int, deadline: float) -> Snapshot:
+    def _pages(
+        self, prefix: str, ranges: Sequence[tuple[str, str]], page: int, deadline: float, pages: Pages | None
+    ) -> Snapshot:
+        """All ranges at the revision of the first answer, page by page."""
         items: dict[str, Item] = {}
-        question: dict[str, Any] = {"key": coded(prefix or "\0"), "range_end": coded(prefix_end(prefix)), "limit": page}
-        revision = 0
-        while True:
-            left = deadline - self._clock.now()
-            if left <= 0:
-                raise StoreUnavailable(f"listing {prefix} took too long ({len(items)} keys so far): give it more time")
-            answer = self._range(question, min(left, PAGE_TIMEOUT))
-            found = answer.get("kvs", [])
-            revision = revision or int(answer["header"]["revision"])
-            items.update((i.key, i) for i in map(item, found))
-            if not answer.get("more") or not found:
-                return Snapshot(revision, items)
-            question = {**question, "key": coded(text(found[-1]["key"]) + "\0"), "revision": revision}
+        revision, count = 0, 0
+        for key, end in ranges:
+            more = True
+            while more:
+                left = deadline - self._clock.now()
+                if left <= 0:
+                    raise StoreUnavailable(f"listing {prefix} took too long ({count} keys so far): give it more time")
+                question = {"key": key, "range_end": end, "limit": page, **({"revision": revision} if revision else {})}
+                answer = self._range(question, min(left, PAGE_TIMEOUT))
+                revision = revision or int(answer["header"]["revision"])
+                found = [item(kv) for kv in answer.get("kvs", ())]
+                count += len(found)
+                items.update((i.key, i) for i in (found if pages is None else pages.take(found)))
+                more = bool(answer.get("more") and found)
+                key = coded(found[-1].key + "\0") if more else key
+        return Snapshot(revision, items)
 
     def _range(self, question: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         sent = self._clock.now()
@@ -152,10 +165,11 @@ class EtcdStore:
 
     # --- watch -----------------------------------------------------------------------------------------------------
 
-    def watch(self, prefix: str, sink: Sink) -> EtcdWatch:
+    def watch(self, prefix: str, sink: Sink, pages: Pages | None = None) -> EtcdWatch:
         """A watched cache of a prefix: snapshot first, then changes for ever, over any endpoint loss or compaction."""
         self._probes.start(prefix)
-        return EtcdWatch(self._gateway, self._clock, self._probes, self._list, prefix, sink, self._silence)
+        lister = partial(self._list, pages=pages)
+        return EtcdWatch(self._gateway, self._clock, self._probes, lister, prefix, sink, self._silence)
 
     def close(self) -> None:
         """Ends what the store itself runs; leases and watches are ended by their owners."""

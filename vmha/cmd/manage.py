@@ -95,7 +95,7 @@ def _add(parsers: Any, name: str, run: Any, flags: Iterable[str] = (), **more: A
 
 
 def _world(store: EtcdStore) -> ev.World:
-    listed = store.list(keys.PREFIX)
+    listed = store.list(keys.PREFIX, without=keys.INSTANCES)
     return intake.world(listed.items, listed.revision)
 
 

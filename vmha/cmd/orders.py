@@ -107,7 +107,7 @@ def _answer(store: Store, key: str, command: Command, deadline: float) -> Answer
 
 def voters_init(store: Store, args: argparse.Namespace) -> int:
     """Lists the hosts, asks, and writes the first list; later ones follow the hosts by themselves."""
-    listed = store.list(keys.PREFIX)
+    listed = store.list(keys.PREFIX, without=keys.INSTANCES)
     world = intake.world(listed.items, listed.revision)
     if world.voters is not None:
         raise VmhaError(

@@ -7,7 +7,8 @@ than its name), and everything else keeps what was known before.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vmha.core import events as ev
@@ -23,11 +24,14 @@ from vmha.core.model import (
     SegmentSettings,
     Voters,
 )
+from vmha.core.seen import Seen
 from vmha.errors import BadRecord
 from vmha.ports import Change, Item
 from vmha.wire import keys, records
 
 LOG = logging.getLogger(__name__)
+SEEN_PARTS = len(keys.instance("host", "uuid").split("/"))
+MOST_ALIKE = 50_000
 
 # parts of the key below the prefix -> (kind, position of the identifying parts); "*" stands for one part
 _SHAPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
@@ -75,6 +79,50 @@ def disarmed(item: Item | None) -> bool:
     except BadRecord as e:
         LOG.error("%s; vmha acts as disarmed until then", e)
         return True
+
+
+class SeenPages:
+    """What agents saw of their domains, taken page by page into a small table; all other keys are left to the snapshot.
+
+    Records that differ in nothing but their uuid are decoded once.
+    """
+
+    def __init__(self) -> None:
+        self.seen = Seen()
+        self.unreadable: list[str] = []
+        self._decoded: dict[tuple[str, bytes], InstanceSeen] = {}
+
+    def begin(self) -> None:
+        self.seen, self.unreadable, self._decoded = Seen(), [], {}
+
+    def take(self, items: Sequence[Item]) -> Sequence[Item]:
+        return [item for item in items if not self._is_seen(item)]
+
+    def _is_seen(self, item: Item) -> bool:
+        """Whether the record is such a one, and taken."""
+        parts = item.key.split("/")
+        if not item.key.startswith(keys.INSTANCES) or len(parts) != SEEN_PARTS:
+            return False
+        host, uuid = parts[-2:]
+        alike = (host, item.value.replace(uuid.encode(), b"", 1))
+        found = self._decoded.get(alike)
+        if found is None:
+            try:
+                found = decode(InstanceSeen, item)
+            except BadRecord as e:
+                LOG.error("%s", e)
+                self.unreadable.append(str(e))
+                return True
+            if len(self._decoded) < MOST_ALIKE:
+                self._decoded[alike] = replace(found, uuid="")
+        self.seen.put(host, uuid, found)
+        return True
+
+    def hand_over(self) -> Seen:
+        """The table; it belongs to the taker from now on."""
+        found = self.seen
+        self.begin()
+        return found
 
 
 def world(items: Mapping[str, Item], revision: int) -> ev.World:

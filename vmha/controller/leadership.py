@@ -106,7 +106,8 @@ class Leadership:
         """Everything the store holds, as soon as it can be read; None when the leadership ended before."""
         while not self._over(epoch):
             try:
-                listed = self._store.list(keys.PREFIX)
+                # what agents saw of their domains comes by the watch: followers have it, and it is large
+                listed = self._store.list(keys.PREFIX, without=keys.INSTANCES)
                 return intake.world(listed.items, listed.revision)
             except StoreUnavailable as e:
                 LOG.warning("elected, but the store cannot be read: %s", e)

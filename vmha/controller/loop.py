@@ -9,6 +9,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from vmha.controller import intake
 from vmha.controller.beats import Ear
@@ -75,11 +76,13 @@ class Loop:
 class StoreSink:
     """The watched cache's ear: snapshots and changes become events."""
 
-    def __init__(self, give: Callable[[ev.Event], None]) -> None:
-        self._give = give
+    def __init__(self, give: Callable[[ev.Event], None], pages: intake.SeenPages) -> None:
+        self._give, self._pages = give, pages
 
     def snapshot(self, snapshot: Snapshot) -> None:
-        self._give(ev.StoreSnapshot(intake.world(snapshot.items, snapshot.revision)))
+        world = intake.world(snapshot.items, snapshot.revision)
+        unreadable = (*world.unreadable, *self._pages.unreadable)
+        self._give(ev.StoreSnapshot(replace(world, seen=self._pages.hand_over(), unreadable=unreadable)))
 
     def changes(self, changes: Sequence[Change]) -> None:
         for event in intake.changes(changes):

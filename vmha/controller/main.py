@@ -22,6 +22,7 @@ from vmha.conf import base, controller, engine, etcd
 from vmha.controller import guard
 from vmha.controller.beats import Ear
 from vmha.controller.dispatch import Dispatcher
+from vmha.controller.intake import SeenPages
 from vmha.controller.journal import Journal
 from vmha.controller.leadership import Leadership
 from vmha.controller.loop import Loop, StoreSink
@@ -86,7 +87,8 @@ def lead(c: Configuration, tell_lease: Callable[[int], None]) -> int:
         signal.signal(number, lambda *_: loop.stop())
     election = Election(store, c.controller.name, c.core.leader_lease, c.core.leader_renew)
     leadership = Leadership(store, election, events.put, journal, tell_lease)
-    watch = store.watch(keys.PREFIX, StoreSink(events.put))
+    pages = SeenPages()
+    watch = store.watch(keys.PREFIX, StoreSink(events.put, pages), pages)
     leadership.start()
     LOG.info(
         "controller %s hears beats on %s",

@@ -37,6 +37,7 @@ from vmha.core.model import (
     StepState,
     Voters,
 )
+from vmha.core.seen import Seen
 from vmha.core.settings import Settings
 from vmha.core.view import NEVER, Brakes, Case, HostView, Turn, remembered
 
@@ -57,6 +58,7 @@ class Engine:
         self.views: dict[str, HostView] = {}
         self.cases: dict[str, Case] = {}  # by recovery id, all that are not ended
         self.world = _own(ev.World())
+        self._seen_revision = 0  # up to which what agents saw of their domains was listed
         self.brakes = Brakes()
         self.acks: dict[str, ev.Acked] = {}
         self.doubt = "not listed yet"  # why the watch is not fresh; empty when it is
@@ -122,7 +124,7 @@ class Engine:
                 self._wake_at.clear()
                 return set()
             case ev.StoreSnapshot(world):
-                return self._snapshot(world, turn) if world.revision >= self.world.revision else set()
+                return self._listed(world, turn)
             case ev.StoreDoubt(reason):
                 self.doubt = reason
                 return set()
@@ -130,7 +132,8 @@ class Engine:
                 self.brakes.disarmed = disarmed
                 return set(self.views)
             case ev.StoreChanged():
-                stale = 0 < event.revision <= self.world.revision  # listed already
+                listed = self._seen_revision if event.kind is InstanceSeen else self.world.revision
+                stale = 0 < event.revision <= listed
                 return set() if stale else self._changed(event, turn)
             case ev.Heard() | ev.Silent() | ev.AgentStuck() | ev.PowerRead() | ev.Probed() | ev.CutRead():
                 return self._sensed(event, turn)
@@ -243,6 +246,15 @@ class Engine:
         return {call.host, case.record.host}
 
     # --- the store -------------------------------------------------------------------------------------------------
+
+    def _listed(self, world: ev.World, turn: Turn) -> set[str]:
+        """The watch has listed; our election may have read the store later, but not what agents saw of their domains."""
+        seen = world.seen if world.revision >= self._seen_revision else self.world.seen
+        self._seen_revision = max(self._seen_revision, world.revision)
+        if world.revision >= self.world.revision:
+            return self._snapshot(replace(world, seen=seen), turn)
+        self.world = replace(self.world, seen=_own_seen(seen))
+        return set()
 
     def _snapshot(self, world: ev.World, turn: Turn) -> set[str]:
         """A fresh listing replaces what the watch told; records that the leader writes itself stay its own."""
@@ -404,7 +416,9 @@ class Engine:
         self.cases.clear()
         self._wake_at.clear()
         self._next_inventory = turn.now + self.settings.inventory_every
-        self._snapshot(event.world, turn)
+        if event.world.seen:
+            self._seen_revision = event.world.revision
+        self._snapshot(replace(event.world, seen=event.world.seen or self.world.seen), turn)
         for view in self.views.values():
             _restart(view)
             view.condemnation = event.world.condemned.get(view.name)
@@ -578,7 +592,7 @@ def _own(world: ev.World) -> ev.World:
         segments=dict(world.segments),
         instances=dict(world.instances),
         condemned=dict(world.condemned),
-        seen=dict(world.seen),
+        seen=_own_seen(world.seen),
         recoveries=dict(world.recoveries),
         calls=dict(world.calls),
         disarmed=world.disarmed,
@@ -590,6 +604,11 @@ def _own(world: ev.World) -> ev.World:
 def _votes(view: HostView) -> bool:
     """Registered once, and not in maintenance; whether it is thought dead does not matter."""
     return bool(view.settings.last_boot) and not view.settings.maintenance
+
+
+def _own_seen(seen: Mapping[tuple[str, str], InstanceSeen]) -> Mapping[tuple[str, str], InstanceSeen]:
+    """A large table is handed over to the engine, not copied."""
+    return seen if isinstance(seen, Seen) else dict(seen)
 
 
 def _put(mapping: Mapping[Any, Any], key: Any, value: Any) -> None:

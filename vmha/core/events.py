@@ -42,7 +42,10 @@ Stored = (
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Everything the store holds, decoded, at one revision.  ``unreadable`` names keys whose bytes were refused."""
+    """Everything the store holds, decoded, at one revision.  ``unreadable`` names keys whose bytes were refused.
+
+    ``seen`` may be left out where a new leader reads the store: the watch tells it.
+    """
 
     alive: Mapping[str, HostAlive] = field(default_factory=dict)
     hosts: Mapping[str, HostSettings] = field(default_factory=dict)
