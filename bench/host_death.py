@@ -103,6 +103,8 @@ def measure(lab: Lab, stub: StubInLab, args: argparse.Namespace) -> list[Cut]:
         lab.power(host, "on")
         stub.host_returns(host)
         print(f"{number + 1:4} {host:10} {called - at:6.3f} s", flush=True)
+    last = lab.hosts[(args.cuts - 1) % len(lab.hosts)]
+    wait_until(lambda: in_service(stub, last), 180, f"{last} to be in service")
     records = json.loads(manage(lab, "recovery", "list", "--all", "--json"))
     return [joined(host, at, called, records) for host, at, called in times]
 
@@ -122,7 +124,7 @@ def report(cuts: list[Cut]) -> dict[str, Any]:
     rows["  the same without fence delay"] = [c.total - c.fence for c in cuts]
     rows["  fence delay (runs of fence_ipmilan)"] = [c.fence for c in cuts]
     for title, start, end in PHASES:
-        rows[title] = [c.at[end] - c.at[start] for c in cuts]
+        rows[title] = [c.at[end] - c.at[start] for c in cuts if start in c.at and end in c.at]
     print(f"\n{len(cuts)} power cuts{'':28} median    p99    max  share")
     whole = statistics.median(rows["power cut to first evacuate call"])
     result = {}
