@@ -397,6 +397,7 @@ class Engine:
         self.cases[record.id] = case
         self.brakes.flaps.setdefault(view.name, {})[record.id] = turn.now
         self.brakes.approved.discard(view.name)
+        view.service_again = view.inventory_again = NEVER  # what follows needs reads of its own, at once
         view.condemnation, view.state, view.hold = condemnation, HostState.CONDEMNED, ""
         turn.say(view.name, f"condemned (boot {condemnation.boot[:8] or 'unknown'}): {condemnation.reason}", "warning")
         return case

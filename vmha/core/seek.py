@@ -18,8 +18,8 @@ from vmha.core.voters import acknowledging, told
 def seek_proof(case: Case, view: HostView, turn: Turn) -> None:
     """Look at every kind of proof; where none holds, ask for what may give one."""
     if not (_word(case, view, turn) or _power(case, view, turn) or _storage(case, view, turn)):
-        if turn.now - view.service_began > turn.settings.read_fresh:
-            turn.read_service(view)
+        if view.service_began <= case.committed_at or turn.now - view.service_began > turn.settings.read_fresh:
+            turn.read_service(view)  # beside the proof: the force-down follows a read that began after the commit
         if not _self_fence(case, view, turn):
             _ask_power(case, view, turn)
 
