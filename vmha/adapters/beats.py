@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from vmha.adapters.datagrams import Batch
 from vmha.errors import BadConfig
 from vmha.ports import Clock
 from vmha.wire import beat as wire
@@ -21,7 +22,7 @@ from vmha.wire.sessions import Heard, Refused, Sessions, Unproven
 LOG = logging.getLogger(__name__)
 
 BUFFER = 16 << 20  # bytes asked of the kernel: a second of 10,000 hosts
-BATCH = 256  # datagrams read with one look at the clock
+BATCH = 256  # datagrams read with one system call
 GATHER = 0.01  # seconds let pass after a batch: one wake-up then serves many beats
 LOOK = 0.5  # seconds after which an idle thread looks whether it should end
 SAY_EVERY = 60.0
@@ -111,44 +112,45 @@ class BeatReceiver:
             s.close()
 
     def _run(self, network: str, s: socket.socket) -> None:
+        batch = Batch(s, BATCH, wire.MAX_SIZE + 1)
         while not self._closing:
             try:
-                first = s.recvfrom(wire.MAX_SIZE + 1)  # sleeps in the kernel: one call for a beat that comes alone
-            except BlockingIOError:
-                continue
+                self._drain(network, s, batch)
             except OSError as e:
                 self._say("", network, f"receiving failed: {e}", self._clock.now())
-                continue
-            drained = True
-            try:
-                drained = self._batch(network, s, first)
             except Exception:
-                LOG.exception("beats on network %s: a datagram from %s could not be handled", network, first[1])
-            if drained:
-                time.sleep(GATHER)
+                LOG.exception("beats on network %s: a datagram could not be handled", network)
 
-    def _batch(self, network: str, s: socket.socket, first: tuple[bytes, tuple[str, int]]) -> bool:
-        """Handle what is there; False when there is more."""
-        now = self._clock.now()
-        datagram, source = first
-        for _ in range(BATCH):
-            self._one(network, s, datagram, source, now)
-            try:
-                datagram, source = s.recvfrom(wire.MAX_SIZE + 1, socket.MSG_DONTWAIT)
-            except OSError:
-                self._drained[network] = now
-                return True
-        self._one(network, s, datagram, source, now)
-        return False
+    def _drain(self, network: str, s: socket.socket, batch: Batch) -> None:
+        """Wait for the first datagram and handle all that is there."""
+        datagrams = batch.receive(wait=True)
+        if not datagrams:
+            return
+        while datagrams:
+            now = self._clock.now()
+            self._take(network, s, batch, datagrams, now)
+            datagrams = batch.receive(wait=False)
+        self._drained[network] = now
+        time.sleep(GATHER)
 
-    def _one(self, network: str, s: socket.socket, datagram: bytes, source: tuple[str, int], now: float) -> None:
+    def _take(self, network: str, s: socket.socket, batch: Batch, datagrams: list[bytes], now: float) -> None:
+        """Judge a batch that came by ``now``."""
         with self._lock:
-            result = self._sessions.take(datagram, network, now)
-            self._heard += type(result) is Heard
-        if type(result) is Heard:
-            lists = (result.voters, result.condemned)
-            self._sink.heard(result.host, network, result.boot, result.progress, result.progress_age, now, lists)
-        elif type(result) is Unproven:
+            take = self._sessions.take
+            results = [take(datagram, network, now) for datagram in datagrams]
+            self._heard += sum(type(result) is Heard for result in results)
+        heard = self._sink.heard
+        for n, result in enumerate(results):
+            if type(result) is Heard:
+                host, _, boot, _, _, progress, age, voters, condemned = result
+                heard(host, network, boot, progress, age, now, (voters, condemned))
+            else:
+                self._not_heard(network, s, result, batch.source(n), now)
+
+    def _not_heard(
+        self, network: str, s: socket.socket, result: Heard | Refused | Unproven, source: tuple[str, int], now: float
+    ) -> None:
+        if type(result) is Unproven:
             self._count(result.reason)
             self._answer(s, result.challenge, source)
             LOG.debug("beat of %s on network %s: %s, challenged", result.host, network, result.reason)

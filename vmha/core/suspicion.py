@@ -9,48 +9,55 @@ them a fresh period.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import heapq
 
 from vmha.core.events import Heard, Silent
 
+Key = tuple[str, str]
+
 
 class BeatFold:
-    """Last beat of each (host, network), ordered by time, so that each beat and each question costs O(1)."""
+    """Last beat and boot of each (host, network).
+
+    A beat costs one look-up.  When a network could be silent at the earliest is kept in a heap with one entry for each, put right only
+    when it comes to its top: at most once in ``silence`` for each network.
+    """
 
     def __init__(self, silence: float) -> None:
         self._silence = silence
-        self._last: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._boots: dict[tuple[str, str], str] = {}
+        self._last: dict[Key, tuple[float, str]] = {}
+        self._due: list[tuple[float, Key]] = []
 
     def heard(self, host: str, network: str, boot: str, at: float) -> Heard | None:
         """Take one accepted beat; the edge it makes, if any (heard after silence, or a new boot)."""
         key = (host, network)
-        edge = key not in self._last or self._boots.get(key) != boot
-        self._last[key] = at
-        self._last.move_to_end(key)
-        if not edge:
+        before = self._last.get(key)
+        self._last[key] = (at, boot)
+        if before is not None and before[1] == boot:
             return None
-        self._boots[key] = boot
+        if before is None:
+            heapq.heappush(self._due, (at + self._silence, key))
         return Heard(host, network, boot, at)
 
     def silent(self, now: float) -> list[Silent]:
         """The edges that ``now`` makes: every network whose last beat is ``silence`` old."""
         edges = []
-        while self._last:
-            key, at = next(iter(self._last.items()))
-            if now - at < self._silence:
-                break
-            del self._last[key]
-            edges.append(Silent(*key, at))
+        while (due := self.deadline()) is not None and due <= now:
+            _, key = heapq.heappop(self._due)
+            edges.append(Silent(*key, self._last.pop(key)[0]))
         return edges
 
     def deadline(self) -> float | None:
         """When the next network can become silent."""
-        if not self._last:
-            return None
-        return next(iter(self._last.values())) + self._silence
+        while self._due:
+            due, key = self._due[0]
+            true = self._last[key][0] + self._silence
+            if true <= due:
+                return due
+            heapq.heapreplace(self._due, (true, key))
+        return None
 
     def excuse(self, now: float) -> None:
         """We stood still until ``now``: what was heard before counts as heard now."""
-        for key in self._last:
-            self._last[key] = now
+        for key, (_, boot) in self._last.items():
+            self._last[key] = (now, boot)

@@ -23,7 +23,12 @@ from _operator import _compare_digest  # hmac.compare_digest without importing O
 
 TYPE_CHECKING = False  # typing itself is not imported: see above
 if TYPE_CHECKING:
-    from hashlib import sha256
+    from hashlib import _Hash, sha256
+    from typing import Protocol
+
+    class Sha256(Protocol):
+        def __call__(self, string: bytes, /) -> _Hash: ...
+
 else:
     try:
         from _sha2 import sha256  # Python >= 3.12
@@ -70,7 +75,7 @@ class Key:
 
     __slots__ = ("_inner", "_outer")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, sha256: Sha256 = sha256) -> None:
         block = (sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\0")
         self._inner = sha256(block.translate(_INNER))
         self._outer = sha256(block.translate(_OUTER))

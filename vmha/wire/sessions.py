@@ -17,6 +17,7 @@ So no beat counts that left its host more than about ``2 x FRESH + LATE`` second
 
 from __future__ import annotations
 
+from hashlib import sha256  # OpenSSL's uses the processor's SHA instructions: twice as quick as the builtin one
 from typing import NamedTuple
 
 from vmha.wire import beat as wire
@@ -101,7 +102,7 @@ class Sessions:
     def __init__(self, deployment_key: bytes, secret: bytes) -> None:
         self._deployment_key = deployment_key
         self._deployment = wire.deployment_id(deployment_key)
-        self._secret = wire.Key(secret)
+        self._secret = wire.Key(secret, sha256)
         self._hosts: dict[str, _Host] = {}
         self._flows: dict[bytes, _Flow] = {}
 
@@ -141,7 +142,7 @@ class Sessions:
         if names is None:
             return None
         boot, start, name, network = names
-        host = self._hosts.get(name) or _Host(name, wire.Key(wire.host_key(self._deployment_key, name)))
+        host = self._hosts.get(name) or _Host(name, wire.Key(wire.host_key(self._deployment_key, name), sha256))
         return _Flow(same, boot, start, host, network)
 
     def _prove(self, flow: _Flow, datagram: bytes, now: float, reason: str) -> Heard | Refused | Unproven:
