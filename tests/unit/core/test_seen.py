@@ -40,9 +40,20 @@ def test_it_is_the_mapping_that_it_stands_for(steps: list[tuple[str, str, str]])
     assert dict(Seen(plain)) == plain and seen.get(("c", "v1")) is None
 
 
-def test_values_that_are_alike_are_one() -> None:
+def test_bytes_of_two_neighbours_are_no_uuid() -> None:
+    first, second = bytes(range(16)), bytes(range(16, 32))
+    between = (first + second)[5:21]
+    seen = Seen()
+    for one in (first, second):
+        seen.put("h1", str(uuid.UUID(bytes=one)), InstanceSeen("h1", "", "boot", "running"))
+    assert seen.get(("h1", str(uuid.UUID(bytes=between)))) is None
+    seen.put("h1", str(uuid.UUID(bytes=between)), InstanceSeen("h1", "", "boot", "running"))
+    assert len(seen) == 3 and seen["h1", str(uuid.UUID(bytes=between))].state == "running"
+
+
+def test_it_is_small() -> None:
     seen = Seen()
     for n in range(1000):
         seen.put("h1", str(uuid.UUID(int=n)), InstanceSeen("h1", str(uuid.UUID(int=n)), "boot", "running"))
-    held = {id(v) for v in seen._hosts["h1"].values()}
-    assert len(held) == 1 and sys.getsizeof(next(iter(seen._hosts["h1"]))) < 64
+    (uuids,) = seen._hosts["h1"].values()
+    assert sys.getsizeof(uuids) < 20_000
