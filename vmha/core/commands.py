@@ -119,7 +119,8 @@ def _words(command: Command) -> str:
 def settled(orders: Iterable[Command], turn: Turn) -> None:
     """These were carried out by the condemnation that has just been written."""
     for c in orders:
-        turn.brakes.answered.add((c.target, c.id))
+        if (c.target, c.id) in turn.world.commands:  # its deletion is not seen yet
+            turn.brakes.answered.add((c.target, c.id))
         turn.brakes.ordered.pop((c.target, c.id), None)
         answer = Answer(c.id, c.target, c.verb, True, "it is condemned", turn.wall)
         turn.out.append(Commit(f"answered/{c.target}", (answer,)))
@@ -129,6 +130,8 @@ def settled(orders: Iterable[Command], turn: Turn) -> None:
 
 
 def _approve(command: Command, view: HostView, case: Case | None, turn: Turn) -> Outcome:
+    if view.condemning > NEVER:
+        return None  # the answer to the commit is awaited
     if case is not None and case.record.refuted:
         return _retry(command, view, case, turn)
     if view.condemnation is not None or not view.silent() or view.settings.maintenance:

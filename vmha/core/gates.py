@@ -55,7 +55,7 @@ class Accused:
     power_off: bool
     kernel_answers: tuple[str, ...] = ()  # networks whose ICMP echo was answered
     probed: bool = False  # its kernel's answers since the suspicion are in
-    kernel_asked: bool = False  # at least one network could be asked and was silent
+    kernel_asked: bool = False  # at least one network could be asked
     lease_gone: bool = False  # seen through a fresh watch
     segment_off: str = ""  # its segment, where that is disabled
 

@@ -148,7 +148,7 @@ def accusation(view: HostView, off: bool, segment_off: str = "") -> Accused:
         power_off=off,
         kernel_answers=tuple(sorted(n for n, a in answers.items() if a)),
         probed=probe is not None,
-        kernel_asked=any(a is False for a in answers.values()),
+        kernel_asked=any(a is not None for a in answers.values()),
         lease_gone=view.lease_gone_at is not None and view.power is not None,
         segment_off=segment_off,
     )

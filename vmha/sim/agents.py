@@ -203,7 +203,7 @@ class Agent:
 
     def lease_lost(self, lease: Lease) -> None:
         """The store ended the lease: the key goes with it, unless a newer run has taken it over."""
-        if self.lease is lease:
+        if self.lease is lease or self.lease is None:
             self._store.delete(HostAlive, self.host.name)
             self._published = None
             self.refresh()

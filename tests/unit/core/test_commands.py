@@ -274,6 +274,23 @@ def test_an_approval_stands_in_for_the_caps_until_the_host_is_condemned() -> Non
     assert set(w.of(Condemnation)) == {"h1"} and w.of(Command) == {} and not w.engine.brakes.approved
 
 
+def test_an_approval_that_was_used_is_answered_so_whatever_comes_first() -> None:
+    """The watch may show the condemnation before the commit is answered."""
+    w = World(settings=Settings(approval=True))
+    w.run(4)
+    silent(w)
+    w.run(4)
+    w.put(Command("c1", Verb.APPROVE, "h1", "ann", "dead", 0, w.now))
+    told = ev.StoreChanged(Command, ("h1", "c1"), w.store[Command, "h1/c1"])  # type: ignore[arg-type]
+    (commit,) = [a for a in w.engine.step(told, w.now) if getattr(a, "fresh", "")]
+    condemnation = replace(commit.puts[0], revision=99)  # type: ignore[attr-defined]
+    seen = w.engine.step(ev.StoreChanged(Condemnation, ("h1",), condemnation), w.now)
+    assert not [a for a in seen if getattr(a, "commands", ())]
+    after = w.engine.step(ev.Committed("condemn/h1", 99), w.now)
+    (answer,) = [p for a in after for p in getattr(a, "puts", ()) if isinstance(p, Answer)]
+    assert answer.done and answer.text == "it is condemned"
+
+
 def test_an_approval_is_there_for_the_next_leader_too() -> None:
     w = World(settings=Settings(approval=True))
     w.run(4)
