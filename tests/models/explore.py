@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TypeVar
 
 S = TypeVar("S", bound=Hashable)
-LIMIT = 2_000_000
+LIMIT = 1_500_000
 
 
 class Explored:

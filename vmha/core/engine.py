@@ -11,17 +11,14 @@ from our election; waiting times start again, readings count only if they began 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, assert_never
 
-from vmha.core import commands, judge, moving, outcomes, planner, recovery, returning, voters
+from vmha.core import chores, commands, judge, moving, outcomes, recovery, returning, takeover
 from vmha.core import events as ev
 from vmha.core.actions import Action, Commit
-from vmha.core.calls import OpenCall
 from vmha.core.model import (
     Call,
-    CallKind,
     Command,
     Condemnation,
     HostAlive,
@@ -30,23 +27,15 @@ from vmha.core.model import (
     InstanceSeen,
     InstanceSettings,
     Outcome,
-    Protect,
     Recovery,
     SegmentSettings,
     Stage,
     StepState,
     Voters,
 )
-from vmha.core.seen import Seen
 from vmha.core.settings import Settings
+from vmha.core.table import own, own_seen, put
 from vmha.core.view import NEVER, Brakes, Case, HostView, Turn, remembered
-
-_STATES = {
-    Stage.CONDEMNED: HostState.CONDEMNED,
-    Stage.PROVEN: HostState.FENCED,
-    Stage.MOVING: HostState.RECOVERING,
-    Stage.CLOSED: HostState.RECOVERED,
-}
 
 
 class Engine:
@@ -57,7 +46,7 @@ class Engine:
         self.epoch = 0  # 0: follower
         self.views: dict[str, HostView] = {}
         self.cases: dict[str, Case] = {}  # by recovery id, all that are not ended
-        self.world = _own(ev.World())
+        self.world = own(ev.World())
         self._seen_revision = 0  # up to which what agents saw of their domains was listed
         self.brakes = Brakes()
         self.acks: dict[str, ev.Acked] = {}
@@ -223,7 +212,7 @@ class Engine:
     def _inventory_read(self, event: ev.InventoryRead, turn: Turn) -> None:
         case = self._case(event.host)
         if case is None:
-            self._publish_unprotected(event, turn)
+            chores.publish_unprotected(event, turn)
         elif event.began > max(case.proven_at, case.inventory_began):
             case.inventory = {i.uuid: i for i in event.instances}
             case.inventory_began, case.migrations = event.began, event.migrations
@@ -253,12 +242,12 @@ class Engine:
         self._seen_revision = max(self._seen_revision, world.revision)
         if world.revision >= self.world.revision:
             return self._snapshot(replace(world, seen=seen), turn)
-        self.world = replace(self.world, seen=_own_seen(seen))
+        self.world = replace(self.world, seen=own_seen(seen))
         return set()
 
     def _snapshot(self, world: ev.World, turn: Turn) -> set[str]:
         """A fresh listing replaces what the watch told; records that the leader writes itself stay its own."""
-        self.world, self.doubt = _own(world), ""
+        self.world, self.doubt = own(world), ""
         self.brakes.disarmed = world.disarmed
         for host in {*world.hosts, *world.alive}:
             self._view(host, turn.now)
@@ -285,7 +274,7 @@ class Engine:
         value: Any = event.value
         kind, name = event.kind, event.key[0] if event.key else ""
         if kind is HostAlive:
-            _put(self.world.alive, name, value)
+            put(self.world.alive, name, value)
             self._lease(self._view(name, turn.now), value, turn)
             if value is not None:
                 view = self.views[name]
@@ -294,34 +283,34 @@ class Engine:
                     self._register(name, turn)
             return {name}
         if kind is HostSettings:
-            _put(self.world.hosts, name, value)
+            put(self.world.hosts, name, value)
             self._view(name, turn.now).settings = value or HostSettings(name)
             return {name}
         if kind is InstanceSeen:
-            _put(self.world.seen, (event.key[0], event.key[1]), value)
+            put(self.world.seen, (event.key[0], event.key[1]), value)
             return {c.record.host for c in self.cases.values() if _verifying(c, event.key[1])}
         if kind is Condemnation:
             return self._condemned(name, value, turn)
         if kind is SegmentSettings:
-            _put(self.world.segments, name, value)
+            put(self.world.segments, name, value)
         elif kind is InstanceSettings:
-            _put(self.world.instances, name, value)
+            put(self.world.instances, name, value)
         elif kind is Recovery:
-            _put(self.world.recoveries, name, value)
+            put(self.world.recoveries, name, value)
         elif kind is Call:
-            _put(self.world.calls, (event.key[0], event.key[1]), value)
+            put(self.world.calls, (event.key[0], event.key[1]), value)
         elif kind is Voters:
             self.world = replace(self.world, voters=value)
             return {c.record.host for c in self.cases.values() if c.stage() is Stage.CONDEMNED}
         elif kind is Command:
-            _put(self.world.commands, (event.key[0], event.key[1]), value)
+            put(self.world.commands, (event.key[0], event.key[1]), value)
             if value is None:
                 self.brakes.answered.discard((event.key[0], event.key[1]))
             return {event.key[0]}
         return set()
 
     def _condemned(self, host: str, value: Condemnation | None, turn: Turn) -> set[str]:
-        _put(self.world.condemned, host, value)
+        put(self.world.condemned, host, value)
         view = self._view(host, turn.now)
         case = self._case(host)
         if value is None:
@@ -421,15 +410,16 @@ class Engine:
             self._seen_revision = event.world.revision
         self._snapshot(replace(event.world, seen=event.world.seen or self.world.seen), turn)
         for view in self.views.values():
-            _restart(view)
+            takeover.restart(view)
             view.condemnation = event.world.condemned.get(view.name)
-        self._count_windows(turn.now)
+        turn.world = self.world
+        takeover.count_windows(turn)
         self.brakes.approved.clear()
         self.brakes.ordered.clear()
         self.brakes.answered.clear()
         for record in sorted(event.world.recoveries.values(), key=lambda r: r.id):
             if record.stage is not Stage.ENDED:
-                self._resume(record, turn)
+                takeover.resume(record, self._view(record.host, turn.now), turn)
         for condemnation in event.world.condemned.values():
             readable = not any(condemnation.recovery in text for text in event.world.unreadable)
             if self._case(condemnation.host) is None and readable:
@@ -442,59 +432,6 @@ class Engine:
         for key in event.world.unreadable:
             turn.page("store", f"{key}")
         return set(self.views)
-
-    def _count_windows(self, now: float) -> None:
-        """What predecessors still counted, counts as if it had happened now."""
-        self.brakes.fences = {r.id: now for r in self.world.recoveries.values() if r.fence_counts}
-        self.brakes.flaps = {}
-        for record in self.world.recoveries.values():
-            if record.flap_counts:
-                self.brakes.flaps.setdefault(record.host, {})[record.id] = now
-        self.brakes.groups, self.brakes.starts = {}, {}
-        for call in self.world.calls.values():
-            of = self.world.recoveries.get(call.recovery)
-            if call.kind is CallKind.START and of is not None and of.stage is Stage.MOVING:
-                self.brakes.starts.setdefault(call.target, []).append(now)
-
-    def _uncount(self, turn: Turn) -> None:
-        """Windows that have passed are written down as passed, so that no later leader counts them again."""
-        for record in list(self.world.recoveries.values()):
-            fenced = self.brakes.fences.get(record.id, NEVER) > turn.now - self.settings.fence_window
-            flapped = (
-                self.brakes.flaps.get(record.host, {}).get(record.id, NEVER) > turn.now - self.settings.flap_window
-            )
-            if record.stage is Stage.ENDED and (record.fence_counts > fenced or record.flap_counts > flapped):
-                passed = replace(record, fence_counts=fenced, flap_counts=flapped)
-                self.world.recoveries[record.id] = passed  # type: ignore[index]
-                turn.out.append(Commit(f"passed/{record.id}", (passed,)))
-
-    def _resume(self, record: Recovery, turn: Turn) -> None:
-        """Go on with a predecessor's case from what it has written."""
-        condemnation = self.world.condemned.get(record.host)
-        if condemnation is not None and condemnation.recovery == record.id:
-            record = replace(record, condemned_revision=condemnation.revision)
-        case = Case(record, committed_at=turn.now)
-        case.proven_at = case.proof_began = turn.now if record.proof else NEVER
-        case.closed_at = turn.now
-        case.window = self.settings.evacuate_first
-        case.steps = {s.instance: s for s in record.steps}
-        calls = sorted((c for c in self.world.calls.values() if c.recovery == record.id), key=lambda c: (c.epoch, c.id))
-        case.counted = len(calls)
-        for call in calls:
-            if call.kind is CallKind.POWER_OFF:
-                case.off_ordered = turn.now
-            if call.outcome is None:
-                case.open_calls[call.id] = OpenCall(call, turn.now, ended=True)
-            if call.kind is CallKind.EVACUATE:
-                case.last_call[call.instance] = call
-        for call in (*case.last_call.values(), *(c for c in calls if c.kind is CallKind.START)):
-            moving.resume_step(case, call, turn)
-        self.cases[record.id] = case
-        view = self._view(record.host, turn.now)
-        view.state = _STATES.get(record.stage, HostState.UNKNOWN)
-        turn.say(
-            record.host, f"recovery {record.id} goes on from stage {record.stage}, {len(case.open_calls)} calls open"
-        )
 
     # --- driving ---------------------------------------------------------------------------------------------------
 
@@ -523,57 +460,21 @@ class Engine:
         for case in [c for c in self.cases.values() if c.stage() is Stage.ENDED and not c.open_calls]:
             del self.cases[case.record.id]
             self.world.recoveries[case.record.id] = case.written()  # type: ignore[index]
-            self._prune(turn)
-
-    def _prune(self, turn: Turn) -> None:
-        """Keep the journal bounded: the oldest ended recoveries and their calls are deleted."""
-        ended = sorted((r for r in self.world.recoveries.values() if r.stage is Stage.ENDED), key=_ended_wall)
-        for record in ended[: max(0, len(ended) - self.settings.keep_recoveries)]:
-            calls = [k for k in self.world.calls if k[0] == record.id]
-            del self.world.recoveries[record.id]  # type: ignore[attr-defined]
-            turn.out.append(Commit(f"forget/{record.id}", forget=(*calls, (record.id, ""))))
+            chores.prune(turn)
 
     def _rotate(self, turn: Turn) -> None:
         """Ask for one living host's instances after another, to tell its gate which are unprotected."""
         if turn.now < self._next_inventory:
             return
         self._next_inventory = turn.now + self.settings.inventory_every
-        self._uncount(turn)
-        self._follow_voters(turn)
+        chores.uncount(turn)
+        written = chores.follow_voters(turn)
+        if written is not None:  # in doubt until the store tells it
+            self.world = turn.world = replace(self.world, voters=replace(written, revision=0))
         online = sorted(v.name for v in self.views.values() if v.state is HostState.ONLINE)
         if online:
             self._rotation = (self._rotation + 1) % len(online)
             turn.read_inventory(self.views[online[self._rotation]])
-
-    def _follow_voters(self, turn: Turn) -> None:
-        """The list of voters follows hosts that are added, retired or put in maintenance."""
-        now = self.world.voters
-        if now is None or not now.revision:
-            return
-        domains = {v.name: v.settings.failure_domain or v.name for v in self.views.values() if _votes(v)}
-        seen = {name: ack.voters_revision for name, ack in self.acks.items()}
-        new = voters.following(now, domains, seen)
-        if new is not None:
-            turn.out.append(Commit("voters/", (new,)))
-            turn.say("voters", voters.changed(now, new))
-            self.world = replace(self.world, voters=replace(new, revision=0))  # in doubt until the store tells it
-
-    def _publish_unprotected(self, event: ev.InventoryRead, turn: Turn) -> None:
-        if not self.epoch:
-            return
-        segment = self.world.segments.get(self.views[event.host].settings.segment)
-        asked = self.world.instances
-        left = tuple(
-            sorted(
-                i.uuid
-                for i in event.instances
-                if planner.protection(i, segment, asked.get(i.uuid), self.settings)[0] is Protect.NONE
-            )
-        )
-        if left != self.world.unprotected.get(event.host, ()):
-            self.world.unprotected[event.host] = left  # type: ignore[index]
-            turn.out.append(Commit(f"unprotected/{event.host}", unprotected=(event.host, left)))
-            turn.say(event.host, f"{len(left)} of its instances are not protected")
 
 
 def _uncondemned(view: HostView) -> None:
@@ -583,60 +484,8 @@ def _uncondemned(view: HostView) -> None:
         judge.clear(view)
 
 
-def _own(world: ev.World) -> ev.World:
-    """The same world in dicts that the engine may change."""
-    return ev.World(
-        commands=dict(world.commands),
-        voters=world.voters,
-        alive=dict(world.alive),
-        hosts=dict(world.hosts),
-        segments=dict(world.segments),
-        instances=dict(world.instances),
-        condemned=dict(world.condemned),
-        seen=_own_seen(world.seen),
-        recoveries=dict(world.recoveries),
-        calls=dict(world.calls),
-        disarmed=world.disarmed,
-        unprotected=dict(world.unprotected),
-        revision=world.revision,
-    )
-
-
-def _votes(view: HostView) -> bool:
-    """Registered once, and not in maintenance; whether it is thought dead does not matter."""
-    return bool(view.settings.last_boot) and not view.settings.maintenance
-
-
-def _own_seen(seen: Mapping[tuple[str, str], InstanceSeen]) -> Mapping[tuple[str, str], InstanceSeen]:
-    """A large table is handed over to the engine, not copied."""
-    return seen if isinstance(seen, Seen) else dict(seen)
-
-
-def _put(mapping: Mapping[Any, Any], key: Any, value: Any) -> None:
-    if value is None:
-        mapping.pop(key, None)  # type: ignore[attr-defined]
-    else:
-        mapping[key] = value  # type: ignore[index]
-
-
-def _restart(view: HostView) -> None:
-    """A new leader waits for no answer of the old one and counts no reading of before its election."""
-    view.reading_power = view.reading_service = view.reading_inventory = view.probing = False
-    view.power = view.probe = None
-    view.service_began = view.condemning = view.power_again = view.probe_again = NEVER
-    view.suspect_since = view.back_since = view.service_baseline = view.cut = None
-    view.orders = ()
-    view.hold = ""
-    if view.state is not HostState.MAINTENANCE:
-        view.state = HostState.UNKNOWN
-
-
 def _verifying(case: Case, uuid: str) -> bool:
     step = case.steps.get(uuid)
     if step is None:
         return any(s.state is StepState.PLACED for s in case.steps.values())
     return step.state in (StepState.ARRIVED, StepState.STARTING, StepState.DONE)
-
-
-def _ended_wall(record: Recovery) -> float:
-    return max(record.times_wall.values(), default=0.0)

@@ -8,7 +8,7 @@ process group is gone when it returns, so only readings count from then on.
 from __future__ import annotations
 
 from vmha.core import explain, reserved, schedule
-from vmha.core.calls import OpenCall, landed_by
+from vmha.core.calls import OpenCall, landed_by, settles
 from vmha.core.model import Call, CallKind, Outcome, StepState
 from vmha.core.moving import retry
 from vmha.core.recovery import forced_down
@@ -21,7 +21,7 @@ def call_ended(case: Case, call: Call, outcome: Outcome, detail: str, turn: Turn
     if call.id not in case.open_calls:
         return
     turn.say(case.record.host, explain.call_ended(call, outcome, detail), explain.level(outcome))
-    if outcome is Outcome.UNKNOWN and call.kind is not CallKind.POWER_OFF:
+    if not settles(outcome) and call.kind is not CallKind.POWER_OFF:
         open_call = OpenCall(call, turn.now, ended=True)
         case.open_calls[call.id] = open_call
         turn.wake(case.record.host, landed_by(open_call, turn.settings) + 0.01)

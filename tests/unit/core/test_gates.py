@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.core.harness import World
-from vmha.core.gates import Accused, Allow, Fleet, Hold, allowed_down, may_condemn
+from vmha.core.gates import Accused, Allow, Fleet, Hold, allowed_down, may_condemn, may_order
 from vmha.core.model import HostSettings, Recovery, Stage
 from vmha.core.settings import Settings
 
@@ -49,6 +49,13 @@ def test_the_smallest_cap_wins_and_one_is_always_allowed(total: int, percent: fl
         (DEAD, fleet(down=3), Settings(max_down_per_domain=2), "failure domain rack"),
         (DEAD, fleet(down=3), Settings(max_down_per_domain={"rack": 2}), "failure domain rack"),
         (DEAD, fleet(down=3), Settings(max_down_per_domain={"other": 2}), "allowed"),
+        (DEAD, fleet(down=2), Settings(max_down_per_domain=2), "allowed"),
+        (DEAD, fleet(total=1), Settings(), "allowed"),
+        (DEAD, fleet(disarmed=True), Settings(dry_run=True), "disarmed"),
+        (replace(DEAD, kernel_answers=("storage",)), fleet(), Settings(icmp_answer_holds=False), "allowed"),
+        (replace(DEAD, kernel_answers=("storage",)), fleet(approved=frozenset({"h1"})), Settings(), "allowed"),
+        (replace(OFF, kernel_answers=("storage",)), fleet(), Settings(icmp_answer_holds=False), "allowed"),
+        (replace(DEAD, segment_off="segment x is disabled"), fleet(), Settings(), "segment x is disabled"),
         (DEAD, fleet(fenced=10), Settings(), "10 hosts were fenced within 600 s"),
         (DEAD, fleet(stormy_until=5.0), Settings(), "storm has only just passed"),
         (DEAD, fleet(), Settings(approval=True), "approval"),
@@ -60,6 +67,26 @@ def test_the_smallest_cap_wins_and_one_is_always_allowed(total: int, percent: fl
 )
 def test_each_gate(accused: Accused, f: Fleet, s: Settings, says: str) -> None:
     assert says in reason(accused, f, s)
+
+
+@pytest.mark.parametrize(
+    ("f", "s", "says"),
+    [
+        (fleet(), Settings(), "allowed"),
+        (fleet(disarmed=True), Settings(), "disarmed"),
+        (fleet(disarmed=True, approved=frozenset({"h1"})), Settings(), "disarmed"),
+        (fleet(), Settings(dry_run=True), "dry run"),
+        (fleet(approved=frozenset({"h1"})), Settings(dry_run=True), "dry run"),
+        (fleet(down=5), Settings(), "storm"),
+        (fleet(down=5, approved=frozenset({"h1"})), Settings(), "allowed"),
+        (fleet(down=5, approved=frozenset({"h2"})), Settings(), "storm"),
+        (fleet(fenced=10), Settings(), "were fenced within"),
+        (fleet(), Settings(approval=True), "allowed"),
+    ],
+)
+def test_an_order_stands_for_the_evidence_not_for_the_caps(f: Fleet, s: Settings, says: str) -> None:
+    verdict = may_order("h1", f, s, 0.0)
+    assert says in (verdict.reason if isinstance(verdict, Hold) else "allowed")
 
 
 def test_a_storm_that_passed_is_forgotten_after_its_cooldown() -> None:

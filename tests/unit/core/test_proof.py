@@ -64,9 +64,9 @@ def test_the_wait_is_strict_and_counts_from_the_acknowledgement() -> None:
         (VOTERS, "", replace(DOG, boot=""), "no watchdog was armed in that boot"),
         (VOTERS, "b1", replace(DOG, boot="b0"), "no watchdog was armed in that boot"),
         (VOTERS, "b1", replace(DOG, timeout=None), "no watchdog was armed in that boot"),
-        (VOTERS, "b1", replace(DOG, kind="softdog"), "not hardware"),
+        (VOTERS, "b1", replace(DOG, kind="softdog"), "(softdog) is not hardware"),
         (VOTERS, "b1", replace(DOG, kind="Software Watchdog"), "not hardware"),
-        (VOTERS, "b1", replace(DOG, kind=None), "not hardware"),
+        (VOTERS, "b1", replace(DOG, kind=None), "(of unknown kind) is not hardware"),
         (VOTERS, "b1", replace(DOG, timeout=4.9), "shorter than the 5 s"),
     ],
 )
