@@ -26,6 +26,8 @@ a task in flight           waits until Nova has ended it; a person is paged afte
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
+from typing import NamedTuple
 
 from vmha.core import policy
 from vmha.core.model import EVACUATED, Instance, InstanceSettings, Protect, SegmentSettings, Step, StepState
@@ -57,35 +59,71 @@ def plan(
     ``owed``: instances that another recovery has brought here stopped, to be started.
     """
     places = {name: n for n, name in enumerate(settings.groups)}
-    ranked = []
+    last, plain = len(places), _words(None, segment, None, settings)
+    ranked: list[_Ranked] = []
     for i in instances:
         word = asked.get(i.uuid)
-        group = policy.group(i, word, settings)
+        spoken = word is not None or i.metadata or i.flavor or settings.exclude_services
+        words = _words(i, segment, word, settings) if spoken else plain
         stopped = i.vm_state == "stopped" and i.uuid not in owed
-        rank = (stopped, -policy.priority(i, word, settings), places.get(group, len(places)), -i.memory_mib, i.uuid)
-        ranked.append((rank, i, word, group, stopped))
-    ranked.sort(key=lambda r: r[0])
-    by_turns = settings.start_limit_per_host > 0 or any(group in places for *_, group, _ in ranked)
-    steps = []
-    for n, (_, i, word, group, stopped) in enumerate(ranked):
-        protect, rule = protection(i, segment, word, settings)
-        refusal = _refusal(i, protect, settings)
-        steps.append(
-            Step(
-                instance=i.uuid,
-                name=i.name,
-                state=StepState.SKIPPED if refusal else StepState.WAITING,
-                reason=f"{refusal} ({rule})" if refusal else f"protect {protect}: {rule}",
-                stopped=stopped,
-                order=n,
-                group=group if group in places else "",
-                ready=policy.ready(i, word, settings),
-                ordered=not stopped and (by_turns or i.uuid in owed),
-                owed=i.uuid in owed,
-                together=i.affinity or i.anti_affinity,
-            )
-        )
-    return tuple(steps)
+        place = places.get(words.group, last) if words.group else last
+        ranked.append((stopped, -words.priority, place, -i.memory_mib, i.uuid, i, words))
+    ranked.sort(key=_RANK)
+    by_turns = settings.start_limit_per_host > 0 or any(place < last for _, _, place, *_ in ranked)
+    return tuple(
+        _step(n, one, by_turns, one[5].uuid in owed, settings, last) for n, one in enumerate(ranked)
+    )
+
+
+_RANK = itemgetter(slice(0, 5))
+
+
+class _Words(NamedTuple):
+    """All that is said about an instance."""
+
+    protect: Protect
+    rule: str
+    reason: str
+    priority: int = 0
+    group: str = ""
+    ready: bool = False
+
+
+_Ranked = tuple[bool, int, int, int, str, Instance, _Words]  # what orders it, then what it is
+
+
+def _words(
+    i: Instance | None, segment: SegmentSettings | None, word: InstanceSettings | None, settings: Settings
+) -> _Words:
+    """What is said about the instance; None: one about which nobody says anything."""
+    if i is None:
+        protect, rule = policy.by_segment(segment, settings)
+        return _Words(protect, rule, f"protect {protect}: {rule}")
+    protect, rule = protection(i, segment, word, settings)
+    about = policy.priority(i, word, settings), policy.group(i, word, settings), policy.ready(i, word, settings)
+    return _Words(protect, rule, f"protect {protect}: {rule}", *about)
+
+
+def _step(order: int, ranked: _Ranked, by_turns: bool, owed: bool, settings: Settings, last: int) -> Step:
+    stopped, _, place, _, _, i, words = ranked
+    ordinary = i.vm_state == "active" and i.task_state is None and not i.image and words.protect is Protect.FULL
+    refusal = "" if ordinary else _refusal(i, words.protect, settings)
+    return Step(  # by position: there are thousands
+        i.uuid,
+        i.name,
+        StepState.SKIPPED if refusal else StepState.WAITING,
+        f"{refusal} ({words.rule})" if refusal else words.reason,
+        stopped,
+        0,
+        "",
+        0,
+        order,
+        words.group if place < last else "",
+        words.ready,
+        not stopped and (by_turns or owed),
+        owed,
+        i.affinity or i.anti_affinity,
+    )
 
 
 def no_host_for(steps: Iterable[Step], inventory: Mapping[str, Instance]) -> Iterator[str]:

@@ -34,14 +34,15 @@ def protection(
     if flavor is not None and flavor in list(Protect):
         base, rule, ceiling = Protect(flavor), f"set by its flavor ({settings.metadata_key})", True
     else:
-        base, rule, ceiling = *_by_segment(segment, settings), False
+        base, rule, ceiling = *by_segment(segment, settings), False
     wanted = instance.metadata.get(settings.metadata_key)
     if wanted is None:
         return base, rule
     return _tenant(wanted, base, rule, ceiling, settings)
 
 
-def _by_segment(segment: SegmentSettings | None, settings: Settings) -> tuple[Protect, str]:
+def by_segment(segment: SegmentSettings | None, settings: Settings) -> tuple[Protect, str]:
+    """The default where nobody says anything about the instance."""
     if segment is not None:
         return segment.protect, f"default of segment {segment.name}"
     return settings.protect_default, "default of the cloud"
