@@ -49,6 +49,8 @@ class Settings:
     lease_renew: float = 3.0
     word: float = 9.0
     versions: Mapping[str, str] = field(default_factory=dict)
+    memory_mib: int = 0  # of this machine
+    vcpus: int = 0
     restart_compute: str = ""  # command that restarts nova-compute; empty: none
 
 
@@ -390,6 +392,8 @@ class Agent:
                     beating=self._beating,
                     watches_domains=self._hypervisor is not None,
                     versions=s.versions,
+                    memory_mib=s.memory_mib,
+                    vcpus=s.vcpus,
                 )
             )
         )

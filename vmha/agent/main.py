@@ -52,6 +52,8 @@ def run(conf: cfg.ConfigOpts) -> None:
             lease_ttl=settings.lease_ttl,
             lease_renew=settings.lease_renew,
             versions={"vmha": _version()},
+            memory_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
+            vcpus=os.cpu_count() or 0,
             restart_compute=settings.restart_compute,
         ),
         store,

@@ -73,6 +73,11 @@ START_ORDER = {
     "start_limit_per_host": "Instances started on one destination within start_limit_window; 0: no limit.",
     "start_limit_window": "Seconds of that window.",
 }
+PREFLIGHT = {
+    "memory_ratio": "Nova's ram_allocation_ratio. With both set, each plan says which instances would find no host, by the memory and "
+    "processors that the agents registered; 0: it does not.",
+    "cpu_ratio": "Nova's cpu_allocation_ratio.",
+}
 RESERVED = {
     "reserved_only": "Evacuate to reserved hosts of the segment only, instead of using them only when Nova finds no other host.",
     "reserved_reason": "Why the service of an idle reserved host is disabled in Nova: only with this reason does vmha enable it.",
@@ -104,6 +109,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     "calls": CALLS,
     "recovery": RECOVERY,
     "start_order": START_ORDER,
+    "preflight": PREFLIGHT,
     "reserved_hosts": RESERVED,
     "gates": GATES,
     "policy": POLICY,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vmha.core import planner, voters
+from vmha.core import planner, preflight, voters
 from vmha.core.actions import Commit
 from vmha.core.events import InventoryRead
 from vmha.core.model import Protect, Recovery, Stage, Voters
@@ -46,8 +46,10 @@ def follow_voters(turn: Turn) -> Voters | None:
 
 
 def publish_unprotected(event: InventoryRead, turn: Turn) -> None:
+    """Tell a living host's gate which of its instances are not protected, and count what they use."""
     if not turn.epoch:
         return
+    preflight.count(turn.views[event.host], event)
     segment = turn.world.segments.get(turn.views[event.host].settings.segment)
     asked = turn.world.instances
     left = tuple(

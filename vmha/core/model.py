@@ -113,6 +113,8 @@ class HostAlive:
     condemned_applied: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     colo: bool = False
+    memory_mib: int = 0  # of the machine; 0: not told
+    vcpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vmha.core import events as ev
-from vmha.core import explain, planner, reserved, schedule
+from vmha.core import explain, planner, preflight, reserved, schedule
 from vmha.core.model import (
     CLOSED_STEPS,
     FINAL_BAD,
@@ -196,7 +196,8 @@ def _extend_plan(case: Case, view: HostView, turn: Turn) -> None:
     turn.save(case, "plan")
     case.plans_unsaved += 1
     turn.say(view.name, explain.planned(new))
-    for text in planner.no_host_for(new, case.inventory):
+    short = preflight.told(case, new, turn)
+    for text in (*planner.no_host_for(new, case.inventory), *((short,) if short else ())):
         turn.say(view.name, f"pre-flight: {text}", "warning")
     for step in new:
         if step.state is StepState.SKIPPED:

@@ -70,9 +70,7 @@ def plan(
         ranked.append((stopped, -words.priority, place, -i.memory_mib, i.uuid, i, words))
     ranked.sort(key=_RANK)
     by_turns = settings.start_limit_per_host > 0 or any(place < last for _, _, place, *_ in ranked)
-    return tuple(
-        _step(n, one, by_turns, one[5].uuid in owed, settings, last) for n, one in enumerate(ranked)
-    )
+    return tuple(_step(n, one, by_turns, one[5].uuid in owed, settings, last) for n, one in enumerate(ranked))
 
 
 _RANK = itemgetter(slice(0, 5))

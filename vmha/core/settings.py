@@ -79,6 +79,9 @@ class Settings:
     ready_timeout: float = 300.0  # a group that makes no progress for this long no longer holds back the next ones
     start_limit_per_host: int = 0  # starts on one destination within start_limit_window; 0: no limit
     start_limit_window: float = 60.0
+    # pre-flight
+    memory_ratio: float = 0.0  # Nova's allocation ratios, for the count of who would find no host; 0: no count
+    cpu_ratio: float = 0.0
     # reserved hosts
     reserved_only: bool = False  # evacuate to reserved hosts only, instead of using them only when Nova finds no host
     reserved_reason: str = "vmha: reserved"  # why the service of an idle reserved host is disabled

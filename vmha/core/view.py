@@ -75,6 +75,8 @@ class HostView:
     hold_since: float = NEVER
     paged_at: float = NEVER
     back_since: float | None = None  # a later boot of the condemned host has registered
+    used: tuple[int, int] | None = None  # MiB and processors of its instances, as last counted
+    groups: frozenset[str] = frozenset()  # hard server groups with members there
     service_baseline: float | None = None  # Nova's time of the last report before the return
     orders: tuple[Command, ...] = ()  # that its next condemnation carries out
 

@@ -232,6 +232,8 @@ class Agent:
             watchdog_timeout=spec.watchdog,
             watchdog_held=spec.watchdog is not None,
             versions={"vmha": "sim"},
+            memory_mib=int(spec.memory_gib * 1024),
+            vcpus=spec.vcpus,
         )
         if value != self._published:
             self._published = value
