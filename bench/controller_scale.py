@@ -55,6 +55,7 @@ endpoints = {etcd}
 name = bench
 listen = {listen}
 fencing_file = {directory}/fencing.json
+journal_file = {directory}/engine.journal
 [nova]
 auth_url = {nova}
 username = admin

@@ -31,6 +31,17 @@ OPTS = [
         help="File that says by which fence agent each host's power is reached, readable by its owner only: "
         '{"compute1": {"agent": "fence_ipmilan", "options": {"ip": "...", "username": "...", "password": "..."}}}.',
     ),
+    cfg.StrOpt(
+        "journal_file",
+        default="/var/lib/vmha/engine.journal",
+        help="File in which every fact that this controller was told and every decision are written, for vmha-replay. Empty: none.",
+    ),
+    cfg.IntOpt(
+        "journal_size",
+        default=128,
+        min=2,
+        help="MiB that the journal takes, about: at half of it the file becomes FILE.1 and a new one is begun.",
+    ),
 ]
 NOVA_GROUP = "nova"
 NOVA_OPTS = [
@@ -56,6 +67,8 @@ class ControllerSettings:
     listen: tuple[tuple[str, str, int], ...]
     fencing_file: str
     nova: Mapping[str, object] = field(repr=False)  # arguments of the Nova adapter
+    journal_file: str = ""
+    journal_size: int = 128  # MiB
 
 
 def settings(conf: cfg.ConfigOpts) -> ControllerSettings:
@@ -64,7 +77,10 @@ def settings(conf: cfg.ConfigOpts) -> ControllerSettings:
     listen = endpoints("[controller] listen", group.listen)
     if not listen:
         raise BadConfig("[controller] listen is empty: set an address on each network, as management:10.77.0.2:7410")
-    return ControllerSettings(group.name, tuple(listen), group.fencing_file, _nova(conf[NOVA_GROUP]))
+    if group.journal_file and not group.journal_file.startswith("/"):
+        raise BadConfig(f"[controller] journal_file = {group.journal_file!r} must be an absolute path, or empty")
+    journal = (group.journal_file, group.journal_size)
+    return ControllerSettings(group.name, tuple(listen), group.fencing_file, _nova(conf[NOVA_GROUP]), *journal)
 
 
 def _nova(group: cfg.ConfigOpts.GroupAttr) -> Mapping[str, object]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from vmha.controller import intake
 from vmha.controller.beats import Ear
+from vmha.controller.recorder import Recorder
 from vmha.core import actions as act
 from vmha.core import events as ev
 from vmha.core.engine import Engine
@@ -34,8 +35,9 @@ class Loop:
         ear: Ear,
         heard_until: Callable[[float], float],
         do: Callable[[act.Action, int], None],
+        recorder: Recorder | None = None,
     ) -> None:
-        self.engine = engine
+        self.engine, self._recorder = engine, recorder
         self._clock, self._queue, self._do = clock, events, do
         self._ear, self._heard_until = ear, heard_until
         self._stop = threading.Event()
@@ -69,8 +71,10 @@ class Loop:
         return max(now + SOON, min(due, default=now + IDLE))
 
     def _step(self, event: ev.Event, now: float) -> None:
-        for action in self.engine.step(event, now, self._clock.wall()):
-            self._do(action, self.engine.epoch)
+        engine, wall = self.engine, self._clock.wall()
+        recorder = self._recorder
+        for action in recorder.step(engine, event, now, wall) if recorder else engine.step(event, now, wall):
+            self._do(action, engine.epoch)
 
 
 class StoreSink:

@@ -26,6 +26,7 @@ from vmha.controller.intake import SeenPages
 from vmha.controller.journal import Journal
 from vmha.controller.leadership import Leadership
 from vmha.controller.loop import Loop, StoreSink
+from vmha.controller.recorder import Recorder
 from vmha.core import events as ev
 from vmha.core.engine import Engine
 from vmha.core.settings import Settings
@@ -82,7 +83,8 @@ def lead(c: Configuration, tell_lease: Callable[[int], None]) -> int:
     nova = Nova(**c.controller.nova, clock=clock)  # type: ignore[arg-type]
     journal = Journal(store, events.put)
     dispatcher = Dispatcher(c.core, clock, journal, fencer, Icmp(clock), nova, LogNotifier(), events.put)
-    loop = Loop(Engine(c.core), clock, events, ear, receiver.heard_until, dispatcher.do)
+    recorder = recorder_of(c)
+    loop = Loop(Engine(c.core), clock, events, ear, receiver.heard_until, dispatcher.do, recorder)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
     election = Election(store, c.controller.name, c.core.leader_lease, c.core.leader_renew)
@@ -100,6 +102,13 @@ def lead(c: Configuration, tell_lease: Callable[[int], None]) -> int:
     finally:
         leadership.close()
         watch.stop()
-        for part in (dispatcher, journal, receiver, nova, fencer):
-            part.close()
+        for part in (dispatcher, journal, receiver, nova, fencer, recorder):
+            if part is not None:
+                part.close()
     return 0
+
+
+def recorder_of(c: Configuration) -> Recorder | None:
+    """What writes the engine's journal; None where none is wanted."""
+    told = c.controller
+    return Recorder(told.journal_file, told.journal_size << 20, told.name) if told.journal_file else None

@@ -36,6 +36,28 @@ class Seen(MutableMapping[tuple[str, str], InstanceSeen]):
         self._count += not _take_out(mine, short)
         mine.setdefault(alike, bytearray()).extend(short)
 
+    def copy(self) -> Seen:
+        """One of its own, with the same order."""
+        other = Seen()
+        for host, alike, uuids in self.groups():
+            other.put_group(host, alike, uuids)
+        other._odd.update(self._odd)
+        return other
+
+    def groups(self) -> Iterator[tuple[str, InstanceSeen, bytes]]:
+        """Each host's groups of records that differ in nothing but their uuid: 16 bytes of each of these."""
+        for host, mine in self._hosts.items():
+            yield from ((host, alike, bytes(uuids)) for alike, uuids in mine.items())
+
+    def put_group(self, host: str, alike: InstanceSeen, uuids: bytes) -> None:
+        """Take such a group in, none of which is known yet."""
+        self._hosts.setdefault(host, {})[alike] = bytearray(uuids)
+        self._count += len(uuids) // WIDTH
+
+    def others(self) -> Mapping[tuple[str, str], InstanceSeen]:
+        """The records whose name is no uuid."""
+        return self._odd
+
     def __setitem__(self, key: tuple[str, str], value: InstanceSeen) -> None:
         self.put(*key, value)
 

@@ -7,10 +7,11 @@ Fields in ``OUTSIDE`` are not in the bytes: they come from etcd itself.
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -22,11 +23,13 @@ OUTSIDE: Mapping[type, frozenset[str]] = {Condemnation: frozenset({"revision"}),
 
 T = TypeVar("T")
 _HINTS: dict[type, dict[str, Any]] = {}
+# types whose bytes have a form of their own: (key, value, where) to the value
+FORMS: dict[Any, Callable[[str, Any, str], Any]] = {}
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def hints(cls: type) -> dict[str, Any]:
     if cls not in _HINTS:
-        _HINTS[cls] = get_type_hints(cls)
+        _HINTS[cls] = get_type_hints(cls, localns=vars(builtins))  # not its methods: one may be named "set"
     return _HINTS[cls]
 
 
@@ -70,26 +73,28 @@ def parse(key: str, data: bytes) -> dict[str, Any]:
 
 
 def _object(cls: type[T], key: str, fields: Mapping[str, Any], where: str) -> T:
-    hints = _hints(cls)
+    types_of = hints(cls)
     values = {}
     for f in dataclasses.fields(cls):  # type: ignore[arg-type]
         if f.name in fields:
-            values[f.name] = _value(hints[f.name], key, fields[f.name], f"{where}{f.name}")
+            values[f.name] = value_of(types_of[f.name], key, fields[f.name], f"{where}{f.name}")
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise BadRecord(f"{key}: field {where}{f.name} is missing: restore the record or delete the key")
     return cls(**values)
 
 
-def _value(hint: Any, key: str, value: Any, where: str) -> Any:
+def value_of(hint: Any, key: str, value: Any, where: str) -> Any:
+    """A value of the type ``hint`` from its JSON; ``key`` and ``where`` name it in errors.  BadRecord."""
     origin = get_origin(hint)
+    if hint in FORMS:
+        return FORMS[hint](key, value, where)
     if origin in (Union, types.UnionType):
-        if value is None and type(None) in get_args(hint):
-            return None
-        return _value(next(a for a in get_args(hint) if a is not type(None)), key, value, where)
-    if origin is tuple:
-        return _sequence(get_args(hint)[0], key, value, where)
+        return _one_of(get_args(hint), key, value, where)
+    if origin in (tuple, list, set, frozenset):
+        return _sequence(origin, get_args(hint), key, value, where)
     if origin is not None and issubclass(origin, Mapping):
-        return _mapping(get_args(hint)[1], key, value, where)
+        names, of = get_args(hint)
+        return _mapping(names, of, key, value, where)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise _wrong(key, where, "an object", value)
@@ -99,16 +104,40 @@ def _value(hint: Any, key: str, value: Any, where: str) -> Any:
     return _scalar(hint, key, value, where)
 
 
-def _sequence(of: Any, key: str, value: Any, where: str) -> tuple[Any, ...]:
+def _one_of(hints: tuple[Any, ...], key: str, value: Any, where: str) -> Any:
+    """Of several dataclasses each is an object under its class's name; other alternatives are told by their JSON type."""
+    if value is None and type(None) in hints:
+        return None
+    named: dict[str, Any] = {h.__name__: h for h in hints if isinstance(h, type) and dataclasses.is_dataclass(h)}
+    if len(named) > 1:
+        if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in named:
+            raise _wrong(key, where, "an object with one of " + ", ".join(named), value)
+        ((name, fields),) = value.items()
+        return value_of(named[name], key, fields, f"{where}.{name}")
+    hints = tuple(h for h in hints if h is not type(None))
+    containers = [h for h in hints if get_origin(h) is not None]
+    inside = isinstance(value, (list, dict))
+    return value_of(next((h for h in hints if (h in containers) == inside), hints[0]), key, value, where)
+
+
+def _sequence(kind: type, of: tuple[Any, ...], key: str, value: Any, where: str) -> Any:
     if not isinstance(value, list):
         raise _wrong(key, where, "a list", value)
-    return tuple(_value(of, key, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if kind is not tuple or of[-1] is Ellipsis:
+        return kind(value_of(of[0], key, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if len(value) != len(of):
+        raise _wrong(key, where, f"a list of {len(of)}", value)
+    return tuple(value_of(h, key, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(of, value, strict=True)))
 
 
-def _mapping(of: Any, key: str, value: Any, where: str) -> dict[str, Any]:
+def _mapping(names: Any, of: Any, key: str, value: Any, where: str) -> dict[Any, Any]:
+    """An object; a list of pairs where the names are not text."""
+    if names is not str:
+        pairs = _sequence(tuple, (tuple[names, of], Ellipsis), key, value, where)
+        return dict(pairs)
     if not isinstance(value, dict):
         raise _wrong(key, where, "an object", value)
-    return {k: _value(of, key, v, f"{where}.{k}") for k, v in value.items()}
+    return {k: value_of(of, key, v, f"{where}.{k}") for k, v in value.items()}
 
 
 def _word(hint: type[StrEnum], key: str, value: Any, where: str) -> StrEnum:
