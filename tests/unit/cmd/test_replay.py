@@ -133,7 +133,9 @@ def simulated(name: str, path: Path, monkeypatch: pytest.MonkeyPatch, size: int)
     return [file for file, _ in made]
 
 
-@pytest.mark.parametrize("name", ["anti_affinity", "all_controllers_down", "bmc_lies_about_a_heard_host", "boot_store_down"])
+@pytest.mark.parametrize(
+    "name", ["anti_affinity", "all_controllers_down", "bmc_lies_about_a_heard_host", "boot_store_down"]
+)
 def test_a_scenario_is_decided_the_same_from_every_file(
     name: str, journal: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

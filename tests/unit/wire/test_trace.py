@@ -28,7 +28,7 @@ def sample(hint: Any, n: int) -> Any:
         return sample(args[n % len(args)], n // len(args))
     if origin is tuple and args[-1] is not Ellipsis:
         return tuple(sample(a, n) for a in args)
-    if origin in (tuple, list, set):
+    if origin in (tuple, list, set, frozenset):
         return origin(sample(args[0], n + i) for i in range(1 + n % 3))
     if origin is not None and issubclass(origin, Mapping):
         return {sample(args[0], n + i): sample(args[1], n + i) for i in range(1 + n % 3)}
@@ -39,7 +39,7 @@ def sample(hint: Any, n: int) -> Any:
         return get_args(Stored)[n % len(get_args(Stored))]
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return list(hint)[n % len(hint)]
-    made = {str: f"ä\"\n{n}", int: n, float: (float("-inf"), 0.1 + n, 1e300)[n % 3], bool: bool(n % 2), type(None): None}
+    made = {str: f'ä"\n{n}', int: n, float: (float("-inf"), 0.1 + n, 1e300)[n % 3], bool: bool(n % 2), type(None): None}
     return made[hint]
 
 
@@ -121,7 +121,10 @@ def test_a_checkpoint_is_not_changed_by_what_comes_after_it() -> None:
             b'{"host":"h","uuid":"","boot":"","state":""},"AAA"]],"others":[]}}}},"actions":[]}',
             ("j line 3", "world.seen.groups", "base64"),
         ),
-        (b'{"v":1,"now":1,"wall":2,"event":{"Tick":{}},"actions":[{"Commit":{"token":"t","forget":[["r"]]}}]}', ("forget[0]", "list of 2")),
+        (
+            b'{"v":1,"now":1,"wall":2,"event":{"Tick":{}},"actions":[{"Commit":{"token":"t","forget":[["r"]]}}]}',
+            ("forget[0]", "list of 2"),
+        ),
     ],
 )
 def test_a_garbled_line_is_refused_with_its_place(text: bytes, words: tuple[str, ...]) -> None:
