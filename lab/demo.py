@@ -161,7 +161,7 @@ def table(
         rows.append((at, title, f"{name} {status} at {host}"))
     rows.append((back, f"{VICTIM} back in service", "powered on by hand, reconciled, un-forced, enabled"))
     print(f"\nrecovery {record['id']} of {VICTIM}\n")
-    for at, what, note in sorted(rows):
+    for at, what, note in sorted(rows, key=lambda row: row[0]):
         stamp = datetime.fromtimestamp(at).strftime("%H:%M:%S.%f")[:-3]
         print(f"  {stamp}  {at - cut:+8.2f} s  {what:46} {note}")
     print()
