@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +88,20 @@ class Cloud:
         return found
 
     def engine_pid(self, controller: str) -> int:
-        """Root pid of the controller's engine: the guard's one child that runs the engine."""
+        """Root pid of the controller's engine: the guard's one child.  LookupError when it has ended."""
         return self._child(self._child(self.running[controller].pid))
 
     def _child(self, pid: int) -> int:
-        tasks = Path(f"/proc/{pid}/task")
-        return int(next(c for t in tasks.iterdir() for c in (t / "children").read_text().split()))
+        try:
+            tasks = list(Path(f"/proc/{pid}/task").iterdir())
+            return int([c for t in tasks for c in (t / "children").read_text().split()][0])
+        except (OSError, IndexError):
+            raise LookupError(f"process {pid} has no child any more") from None
 
     def end_controllers(self) -> None:
         """End both, stopped ones too."""
         for controller, process in self.running.items():
-            if process.poll() is None:
+            with suppress(LookupError):  # it has ended, and its guard is about to
                 os.kill(self.engine_pid(controller), signal.SIGKILL)
             process.wait(timeout=20)
         self.running.clear()
