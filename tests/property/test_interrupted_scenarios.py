@@ -10,6 +10,7 @@ tests take a sample of the moments, ``VMHA_INTERRUPT=all`` takes all of them.
 from __future__ import annotations
 
 import os
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -42,6 +43,9 @@ KNOWN = {
     # The order to power off dies with the leader and blocks for fence_limit; meanwhile the host has destroyed its guest on our word, and
     # its own nova-compute, alive, tells Nova 15 s later that the guest is stopped: it is then moved as a stopped one.
     "sick_but_alive_destroys_and_says_so": "v1 is stopped",
+    "condemned_by_an_operator": "v1 is stopped",
+    # Nova's choice: who comes to h3 first takes its room, and the largest finds none.
+    "preflight_of_a_full_cloud": "c is error",
 }
 
 
@@ -118,7 +122,7 @@ def test_interrupted_after_each_action(path: Path) -> None:
     given = scenario.read(path)
     whole = ended(given)
     before = {s.name: s.vm_state for s in given.servers()}
-    first = FILES.index(path) % EVERY + 1
+    first = zlib.crc32(path.stem.encode()) % EVERY + 1
     wrong = [
         f"after action {nth}: {text}"
         for nth in range(first, whole.actions + 1, EVERY)
