@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from vmha.cmd import replay
 from vmha.controller import recorder
 from vmha.controller.recorder import Recorder, nothing_due
 from vmha.core import events as ev
+from vmha.core.actions import Action
 from vmha.core.engine import Engine
 from vmha.core.settings import Settings
 from vmha.sim import scenario
@@ -36,6 +38,15 @@ def wait_written(r: Recorder) -> None:
     assert not r._thread.is_alive()
 
 
+def step(r: Recorder, engine: Engine, event: ev.Event, now: float, wall: float) -> list[Action]:
+    """One step, with the writer not far behind: in production the time between two steps is real."""
+    actions = r.step(engine, event, now, wall)
+    deadline = time.monotonic() + 10
+    while not r._queue.empty() and time.monotonic() < deadline:
+        time.sleep(0)
+    return actions
+
+
 def host_death(path: Path, size: int = 1 << 30, settings: Settings | None = None) -> World:
     """A host of three dies and is recovered; two instances."""
     world = World(settings=settings)
@@ -47,7 +58,7 @@ def host_death(path: Path, size: int = 1 << 30, settings: Settings | None = None
             return getattr(engine, name)
 
         def step(self, event: ev.Event, now: float, wall: float) -> object:
-            return r.step(engine, event, now, wall)
+            return step(r, engine, event, now, wall)
 
     world.engine = Remembering()  # type: ignore[assignment]
     world.give(ev.Elected(500, world.world()))
@@ -107,7 +118,7 @@ def simulated(name: str, path: Path, monkeypatch: pytest.MonkeyPatch, size: int)
             self_journals[id(self)] = made[-1][1]
 
         def step(self, event: ev.Event, now: float, wall: float = 0.0) -> list:  # type: ignore[type-arg]
-            return self_journals[id(self)].step(Plain(self), event, now, wall)  # type: ignore[arg-type]
+            return step(self_journals[id(self)], Plain(self), event, now, wall)  # type: ignore[arg-type]
 
     class Plain:
         """The engine's own step."""
