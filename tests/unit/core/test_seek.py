@@ -146,6 +146,34 @@ def test_a_leader_that_never_saw_the_host_alive_knows_its_watchdog() -> None:
     assert proven(w) == "P2"
 
 
+def test_the_watchdog_is_what_that_boot_registered_last() -> None:
+    w = World()
+    w.add_instance("a", "h1")
+    w.vote(*w.power)
+    w.run(4)
+    w.bmc["h1"] = "unreachable"
+    w.beating["h1"], w.icmp["h1"] = False, False
+    w.lease_ends("h1")
+    w.run(3)
+    w.ack("h2", "h3")
+    w.run(200, tick=0.5)
+    assert proven(w) == "", "none was armed"
+    w.change(w.alive("h1", watchdog="iTCO_wdt", watchdog_timeout=30.0, watchdog_held=True))
+    w.run(WAIT - 2, tick=0.5)
+    assert proven(w) == ""
+    w.run(5)
+    assert proven(w) == "P2"
+
+
+def test_a_later_boot_without_a_watchdog_says_nothing_about_the_condemned_one() -> None:
+    w = dying()
+    w.boots["h1"] = "h1-boot2"
+    w.change(w.alive("h1", gate="shut", watchdog=None))
+    w.ack("h2", "h3")
+    w.run(WAIT + 3, tick=0.5)
+    assert proven(w) == "P2"
+
+
 def test_while_the_watch_is_in_doubt_no_self_fence_is_taken_for_proven() -> None:
     w = dying()
     w.ack("h2", "h3")
@@ -280,6 +308,31 @@ def test_a_word_taken_back_stops_everything() -> None:
     w.nova_down = False
     w.run(20)
     assert "evacuate a" not in w.did() and any("took back its word" in p for p in w.pages)
+
+
+def test_a_word_about_another_condemnation_takes_nothing_back() -> None:
+    w = dying()
+    revision = w.engine.views["h1"].condemnation.revision  # type: ignore[union-attr]
+    w.change(w.alive("h1", gate="shut", word=Word(revision)))
+    w.run(1)
+    assert proven(w) == "P5"
+    w.change(w.alive("h1", gate="shut", word=Word(revision - 1, active=("a",))))
+    w.run(5)
+    assert not record(w).refuted and w.instances["a"].host != "h1"
+
+
+def test_a_host_whose_boot_was_never_known_comes_back_like_any_other() -> None:
+    w = World()
+    w.add_instance("a", "h1")
+    w.cut_power("h1")
+    w.put(HostSettings("h1", "", {"management": "10.0.0.1"}))
+    del w.store[type(w.alive("h1")), "h1"]
+    w.start_controller()
+    w.run(10)
+    assert record(w).boot == "" and record(w).stage is Stage.CLOSED
+    w.boot("h1")
+    w.run(60)
+    assert record(w).stage is Stage.ENDED and w.state("h1") == "online"
 
 
 def test_a_host_proven_by_its_word_that_never_stopped_waits_for_a_boot_or_a_release() -> None:

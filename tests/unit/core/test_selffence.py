@@ -132,6 +132,11 @@ def test_an_earlier_question_never_shortens_the_word() -> None:
     assert after(Asked(13), Answered(13, 13.1, Found.ABSENT), gate=gate)[0].valid_until == 99.0
 
 
+def test_a_shut_gate_has_nothing_to_lose() -> None:
+    for gate in (after(Armed(True), Started(False))[0], after(Armed(True), Started(False), Asked(10))[0]):
+        assert after(Lapsed(1000), gate=gate) == (gate, ())
+
+
 def test_nothing_lapses_where_self_fencing_is_not_in_force() -> None:
     gate, _ = after(Started(False), Asked(10), Answered(10, 10.1, Found.ABSENT))
     assert after(Lapsed(1000), gate=gate) == (gate, ()) and may_start(gate, 1000)
@@ -175,6 +180,7 @@ def test_the_condemned_list_is_loaded_in_this_boot_and_then_followed() -> None:
     assert known == Known(11, frozenset({"h1", "h2"}))
     assert followed(known, 12, "h2", False) == Known(12, frozenset({"h1"}))
     assert loaded(known, 9, []) == known, "an older listing"
+    assert loaded(known, 13, ["h4"]) == Known(13, frozenset({"h4"}))
 
 
 # --- the question --------------------------------------------------------------------------------------------------

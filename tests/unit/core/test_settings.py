@@ -40,6 +40,9 @@ def test_spans_of_time_are_positive(name: str) -> None:
         ({"instances_path_shared": "maybe"}, "say yes, no or unknown"),
         ({"protect_default": Protect.FT}, "cannot be ft"),
         ({"start_limit_per_host": -1}, "0 for no limit"),
+        ({"ready_timeout": 0.0}, "ready_timeout"),
+        ({"start_limit_window": 0.0}, "start_limit_window"),
+        ({"groups": ("db", "web", "db")}, "groups"),
     ],
 )
 def test_each_relation(wrong: dict[str, Any], says: str) -> None:

@@ -1,0 +1,176 @@
+"""A fenced host is put back in service only when nothing speaks against it (I9): each condition alone holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.core.harness import World
+from vmha.core import events as ev
+from vmha.core.model import CallKind, Condemnation, Migration, Outcome, Recovery, Stage, Verb, Word
+from vmha.core.settings import Settings
+
+
+def closed(**settings: object) -> World:
+    """h1 died, its instance was moved, the recovery is closed."""
+    w = World(settings=Settings(**settings))  # type: ignore[arg-type]
+    w.add_instance("a", "h1")
+    w.run(4)
+    w.cut_power("h1")
+    w.run(8)
+    assert record(w).stage is Stage.CLOSED
+    return w
+
+
+def record(w: World) -> Recovery:
+    (found,) = w.of(Recovery).values()
+    assert isinstance(found, Recovery)
+    return found
+
+
+def revision(w: World) -> int:
+    condemnation = w.store[Condemnation, "h1"]
+    assert isinstance(condemnation, Condemnation)
+    return condemnation.revision
+
+
+def says(w: World, **fields: object) -> None:
+    """The returned host registers with these fields."""
+    word = Word(revision(w))
+    w.change(w.alive("h1", **{"gate": "shut", "word": word, **fields}))
+
+
+HOLDS: dict[str, tuple[Callable[[World], None], Callable[[World], None], str]] = {
+    "its hook is missing": (lambda w: says(w, hook=False), says, "hook is missing"),
+    "it has not given its word": (lambda w: says(w, word=None), says, "not yet told what runs"),
+    "its word is about another condemnation": (
+        lambda w: says(w, word=Word(revision(w) - 1)),
+        says,
+        "not yet told what runs",
+    ),
+    "a domain is active": (lambda w: says(w, word=Word(revision(w), active=("a",))), says, "still running there: a"),
+    "a process is there": (lambda w: says(w, word=Word(revision(w), processes=("a",))), says, "still running there: a"),
+    "a stale domain is defined": (
+        lambda w: says(w, word=Word(revision(w), defined=("a",))),
+        says,
+        "stale domains are still defined there: a",
+    ),
+    "nova-compute has not reported": (
+        lambda w: w.mute_computes.add("h1"),
+        lambda w: w.mute_computes.discard("h1"),
+        "nova-compute has not reported",
+    ),
+    "nova-compute has not cleaned up": (
+        lambda w: w.migrations.append(Migration(90, "b", "accepted", "h1", "h2")),
+        lambda w: w.migrations.pop() and None,
+        "not yet cleaned up after evacuation 90 of b",
+    ),
+    "an evacuation to it is open": (
+        lambda w: w.migrations.append(Migration(91, "b", "running", "h2", "h1")),
+        lambda w: w.migrations.pop() and None,
+        "evacuation 91 of b names it as its open target",
+    ),
+    "an operator must let it": (
+        lambda w: w.order(Verb.ABORT, "h1") and None,
+        lambda w: w.order(Verb.RETRY, "h1") and None,
+        "aborted by ann",
+    ),
+}
+
+
+@pytest.mark.parametrize("why", HOLDS)
+def test_each_condition_alone_keeps_it_out(why: str) -> None:
+    hold, end, text = HOLDS[why]
+    w = closed()
+    w.boot("h1")
+    hold(w)
+    w.run(60)
+    assert (Condemnation, "h1") in w.store and "unforce h1" not in w.did() and "enable h1" not in w.did()
+    assert text in record(w).hold or any(text in p for p in w.pages) or w.said(text)
+    end(w)
+    w.run(60)
+    assert record(w).stage is Stage.ENDED and w.state("h1") == "online"
+
+
+def test_it_must_be_stable_for_a_while() -> None:
+    w = closed(stability_delay=30.0, fence_limit=12.0)
+    w.boot("h1")
+    w.run(29)
+    assert (Condemnation, "h1") in w.store
+    w.run(12)
+    assert record(w).stage is Stage.ENDED
+
+
+def test_an_order_to_power_it_off_may_still_act() -> None:
+    w = World(settings=Settings(fence_limit=40.0))
+    w.run(4)
+    w.beating["h1"], w.icmp["h1"] = False, False
+    w.lease_ends("h1")
+    w.run(8)
+    assert "power_off h1" in w.did() and record(w).stage is Stage.CLOSED
+    w.boot("h1")
+    w.run(25)
+    assert (Condemnation, "h1") in w.store
+    w.run(40)
+    assert record(w).stage is Stage.ENDED
+
+
+def test_a_registration_without_beats_or_beats_without_a_lease_are_no_return() -> None:
+    w = closed()
+    w.boot("h1")
+    w.beating["h1"] = False
+    w.run(40)
+    assert w.state("h1") == "recovered" and (Condemnation, "h1") in w.store
+    w.beating["h1"] = True
+    w.lease_ends("h1")
+    w.run(40)
+    assert w.state("h1") == "recovered" and (Condemnation, "h1") in w.store
+
+
+def test_nothing_about_it_may_be_open() -> None:
+    """An evacuation from it that another leader asked for may still land."""
+    w = closed()
+    call = next(c for c in w.calls if c.kind is CallKind.EVACUATE)
+    w.put(replace(call, id="9-00001", outcome=None))
+    w.start_controller()
+    w.boot("h1")
+    w.run(9)
+    assert (Condemnation, "h1") in w.store
+    w.run(60)
+    assert record(w).stage is Stage.ENDED
+
+
+def test_a_released_host_is_unforced_only_behind_its_open_gate() -> None:
+    w = closed()
+    w.boot("h1")
+    w.slow_gates.add("h1")
+    w.run(40)
+    assert (Condemnation, "h1") not in w.store and "unforce h1" not in w.did()
+    w.change(w.alive("h1", gate="open"))
+    w.run(10)
+    assert w.did()[-2:] == ["unforce h1", "enable h1"]
+
+
+def test_what_nova_refuses_is_tried_again() -> None:
+    w = closed()
+    w.refuse[CallKind.ENABLE] = (Outcome.FAILED, "no")
+    w.boot("h1")
+    w.run(40)
+    assert record(w).stage is Stage.RELEASED
+    del w.refuse[CallKind.ENABLE]
+    w.run(60)
+    assert record(w).stage is Stage.ENDED and not w.services["h1"].disabled
+
+
+def test_a_host_whose_condemnation_was_deleted_by_hand_is_paged() -> None:
+    w = World()
+    w.add_instance("a", "h1")
+    w.nova_down = True
+    w.run(4)
+    w.cut_power("h1")
+    w.run(4)
+    del w.store[Condemnation, "h1"]
+    w.give(ev.StoreChanged(Condemnation, ("h1",), None))
+    assert any("deleted by hand" in p for p in w.pages)
