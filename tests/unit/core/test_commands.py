@@ -306,6 +306,26 @@ def test_an_approval_is_there_for_the_next_leader_too() -> None:
     assert set(w.of(Condemnation)) == {"h1"}
 
 
+def test_an_approval_is_for_a_host_that_is_held_only() -> None:
+    w = condemned()
+    w.order(Verb.APPROVE, "h1")
+    w.order(Verb.MAINTAIN, "h2")
+    w.beating["h2"], w.icmp["h2"] = False, False
+    w.run(3)
+    w.order(Verb.APPROVE, "h2")
+    w.run(1)
+    assert w.answer_about("h1").text == "nothing waits for an approval: it is condemned"
+    assert w.answer_about("h2").text == "nothing waits for an approval: it is maintenance"
+    assert not w.engine.brakes.approved
+
+
+def test_who_does_not_say_who_or_why_is_told_so() -> None:
+    w = condemned()
+    w.order(Verb.ABORT, "h1", by="", reason="")
+    w.run(1)
+    assert record(w).aborted == "nobody: no reason given"
+
+
 def test_an_approval_ends_when_the_host_is_heard_again() -> None:
     w = World(settings=Settings(approval=True))
     w.run(4)
