@@ -7,7 +7,7 @@ network, over loopback UDP, in processes of their own (their cost is told apart)
 hosts.  No host dies: each "kill" ends one host's beats on every network until it is suspect; its lease stays, so nothing is fenced.
 
 CPU: user and system time of the controller and all its children, as a percentage of one core, with beats on one network and on all;
-the difference is the cost of a beat network.  Memory: VmRSS of the leader's process less that of an idle interpreter.
+the difference, divided by the beats that were sent more, is the cost of a beat, and so of a network.  Memory: VmRSS of the leader's process less that of an idle interpreter.
 etcd operations: by etcd's own count of requests served.  Goals: design section 11.
 """
 
@@ -28,7 +28,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -65,13 +65,21 @@ project_name = admin
 
 
 @dataclass
+class Window:
+    """``cpu``: percentage of a core; ``beats``: sent in a second, as the senders counted."""
+
+    cpu: float
+    beats: float
+
+
+@dataclass
 class Row:
     """One line of the table."""
 
     hosts: int
     networks: int
-    cpu_one: float
-    cpu_all: float
+    one: Window
+    every: Window
     sender_us: float
     rss_over_idle: float
     peak_over_idle: float
@@ -80,12 +88,20 @@ class Row:
     late: list[float]
 
     @property
-    def each(self) -> float:
-        return (self.cpu_all - self.cpu_one) / max(1, self.networks - 1)
+    def beat_us(self) -> float:
+        """CPU microseconds of one beat more."""
+        more = self.every.beats - self.one.beats
+        return (self.every.cpu - self.one.cpu) / 100 / max(1.0, more) * 1e6
 
     @property
-    def beat_us(self) -> float:
-        return self.each / 100 / (self.hosts * 5) * 1e6
+    def each(self) -> float:
+        """Percentage of a core for a network with five beats a second of each host."""
+        return self.beat_us * self.hosts * 5 / 1e6 * 100
+
+    @property
+    def base(self) -> float:
+        """What is not caused by beats."""
+        return max(0.0, self.one.cpu - self.one.beats * self.beat_us / 1e6 * 100)
 
 
 # --- the cloud in etcd ------------------------------------------------------------------------------------------------
@@ -243,12 +259,26 @@ class Senders:
 # --- one size ---------------------------------------------------------------------------------------------------------
 
 
-def measured(pid: int, seconds: float) -> float:
-    """Percentage of a core that the controller and its children use."""
+def measured(pid: int, senders: list[Senders], seconds: float) -> Window:
+    """What the controller and its children use."""
     pids = family(pid)
-    before, began = cpu(pids), now()
+    before, sent, began = cpu(pids), sum(s.cost()[1] for s in senders), now()
     time.sleep(seconds)
-    return (cpu(pids) - before) / (now() - began) * 100
+    used, took = cpu(pids) - before, now() - began
+    return Window(used / took * 100, (sum(s.cost()[1] for s in senders) - sent) / took)
+
+
+def settled(pid: int) -> None:
+    """Wait until what a start costs is over: two looks in a row that are alike."""
+    until, before = now() + 60, 1e9
+    while now() < until:
+        pids, began = family(pid), now()
+        first = cpu(pids)
+        time.sleep(3)
+        rate = (cpu(pids) - first) / (now() - began)
+        if rate < before * 1.15 and before < rate * 1.15:
+            return
+        before = rate
 
 
 def kills(controller: Controller, senders: Senders, hosts: int, count: int) -> list[float]:
@@ -304,15 +334,15 @@ def run(
     try:
         at, _ = controller.wait_for("leading, epoch", 120)
         controller.wait_for(rf"{host_name(hosts - 1)}: online", 60)
-        time.sleep(5)
-        cpu_one = measured(controller.process.pid, args.seconds)
+        settled(controller.process.pid)
+        one = measured(controller.process.pid, senders, args.seconds)
         if args.profile:
             profile(controller.leader(), args.profile)
         senders.append(Senders(dict(list(ports.items())[1:]), hosts, key))
-        time.sleep(5)
+        settled(controller.process.pid)
         (cost, sent), ops = senders[1].cost(), operations(cluster.urls[0])
         window = now()
-        cpu_all = measured(controller.process.pid, args.seconds)
+        every = measured(controller.process.pid, senders, args.seconds)
         ops_rate = (operations(cluster.urls[0]) - ops) / (now() - window)
         cost_after, sent_after = senders[1].cost()
         both = Both(senders)
@@ -321,8 +351,8 @@ def run(
         return Row(
             hosts,
             len(ports),
-            cpu_one,
-            cpu_all,
+            one,
+            every,
             (cost_after - cost) / max(1, sent_after - sent) * 1e6,
             memory(leader, "VmRSS") - idle,
             memory(leader, "VmHWM") - idle,
@@ -331,8 +361,10 @@ def run(
             late,
         )
     finally:
-        for one in senders:
-            one.stop()
+        if args.log:
+            Path(args.log).write_text("".join(f"{at - began:8.3f} {line}" for at, line in controller.lines))
+        for sender in senders:
+            sender.stop()
         controller.stop()
 
 
@@ -352,7 +384,10 @@ class Both:
 
 def profile(pid: int, out: str) -> None:
     """py-spy's view of the leader, where it is installed."""
-    subprocess.run(["py-spy", "record", "-p", str(pid), "-d", "10", "-f", "raw", "-o", out, "--native"], check=False)
+    subprocess.run(
+        [os.environ.get("PY_SPY", "py-spy"), "record", "-p", str(pid), "-d", "10", "-f", "raw", "-o", out, "--threads"],
+        check=False,
+    )
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -370,13 +405,14 @@ def table(rows: list[Row], idle: float, args: argparse.Namespace) -> str:
         f"machine: {machine()}",
         f"{INSTANCES} instance keys in etcd; 5 beats/s for each host and network; {args.seconds:g} s windows; idle interpreter {idle:.1f} MiB",
         "",
-        " hosts  CPU % 1 net  CPU % all nets  CPU %/net  us/beat  sender us  RSS over idle MiB (peak)  etcd ops/s  "
+        " hosts  CPU % 1 net (beats/s)  CPU % all nets (beats/s)  us/beat  CPU %/net  sender us  RSS over idle MiB (peak)  etcd ops/s  "
         "leads after s  silence to suspect, s: median  p99  max",
     ]
     for r in rows:
         late = sorted(r.late)
         lines.append(
-            f"{r.hosts:6d}  {r.cpu_one:11.2f}  {r.cpu_all:10.2f} ({r.networks})  {r.each:9.2f}  {r.beat_us:7.2f}  {r.sender_us:9.2f}  "
+            f"{r.hosts:6d}  {r.one.cpu:11.2f} ({r.one.beats:7.0f})  {r.every.cpu:14.2f} ({r.every.beats:7.0f})  {r.beat_us:7.2f}  "
+            f"{r.each:9.2f}  {r.sender_us:9.2f}  "
             f"{r.rss_over_idle:17.1f} ({r.peak_over_idle:5.1f})  {r.etcd_ops:10.1f}  {r.ready:13.1f}  "
             f"{statistics.median(late):29.3f}  {late[int(len(late) * 0.99)]:.3f}  {late[-1]:.3f}"
         )
@@ -389,10 +425,11 @@ def conclusions(rows: list[Row]) -> Iterator[str]:
         if r.hosts == 640:
             yield f"goals at 640 hosts: CPU for each network {r.each:.2f} % (goal 3), memory {r.rss_over_idle:.1f} MiB (goal 64), etcd {r.etcd_ops:.1f} ops/s (goal 50)"
     big = rows[-1]
-    base = big.cpu_one - big.each
     if big.each > 0:
+        share = big.base / big.hosts
         for n in (1, 2, 3):
-            yield f"half a core is used at about {(50 - base) / (n * big.each) * big.hosts:,.0f} hosts with {n} beat network{'s' * (n > 1)}"
+            hosts = 50 / (share + n * big.each / big.hosts)
+            yield f"half a core is used at about {hosts:,.0f} hosts with {n} beat network{'s' * (n > 1)}"
 
 
 def main() -> None:
@@ -403,9 +440,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--nova-hosts", type=int, default=640, help="hosts that have instances in the Nova stub")
     parser.add_argument("--profile", default="", help="write a py-spy profile of the leader here")
+    parser.add_argument("--log", default="", help="write the controller's log here")
     parser.add_argument("--out", default="")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--nice", type=int, default=0, help="of everything here, where the machine has other work")
     args = parser.parse_args()
+    os.nice(args.nice)
     idle = idle_interpreter()
     rows: list[Row] = []
     for hosts in map(int, args.hosts.split(",")):
@@ -414,7 +454,7 @@ def main() -> None:
     text = table(rows, idle, args)
     print(text)
     if args.json:
-        print(json.dumps([vars(r) for r in rows]))
+        print(json.dumps([asdict(r) for r in rows]))
     if args.out:
         Path(args.out).write_text(text + "\n")
 

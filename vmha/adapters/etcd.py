@@ -22,7 +22,7 @@ from vmha.wire.keys import LEADER
 MOST_OPERATIONS = 128  # etcd's --max-txn-ops default
 MOST_BYTES = 1_500_000  # below etcd's --max-request-bytes default of 1.5 MiB
 PAGE_TIMEOUT = 3.0  # seconds for one page of a list
-PAGE = 5000  # keys a list asks for at once: bounds the memory of its JSON (etcd 3.4 walks all the rest for each page)
+PAGE = 10_000  # keys a list asks for at once: bounds the memory of its JSON (etcd 3.4 walks all the rest for each page)
 
 
 class BootClock:

@@ -106,6 +106,7 @@ class EtcdWatch:
         self._silence = silence
         self._seen = 0
         self._fresh = 0.0
+        self._listed = 0.0  # when the last listing ended
         self._failures = 0  # in a row
         self._ready = True  # so that a first failure is told
         self._stopped = threading.Event()
@@ -165,7 +166,7 @@ class EtcdWatch:
                 self._sink.snapshot(snapshot)
                 self._ready = True
         self._seen = snapshot.revision
-        self._fresh = max(self._fresh, sent)
+        self._fresh, self._listed = max(self._fresh, sent), self._clock.now()
         return snapshot.revision
 
     def _follow(self, revision: int) -> None:
@@ -225,7 +226,7 @@ class EtcdWatch:
         self._seen = max(self._seen, got.seen)
 
     def _check_freshness(self) -> None:
-        age = self._clock.now() - self.fresh_at()
+        age = self._clock.now() - max(self.fresh_at(), self._listed)  # a long listing is no fault of the stream
         if age > 2 * self._silence + self._probes.every:
             raise StreamBroken(
                 f"for {age:.1f} s nothing proves that the stream is not behind (it stands at revision {self._seen})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ from vmha.errors import StoreUnavailable
 from vmha.wire import keys
 
 LOG = logging.getLogger(__name__)
+SWITCH = 0.0005  # seconds that a busy thread keeps the interpreter: a large listing must not make the loop deaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ def give_back(c: Configuration, lease: int) -> None:
 
 def lead(c: Configuration, tell_lease: Callable[[int], None]) -> int:
     """One controller, in this process, until SIGTERM."""
+    sys.setswitchinterval(SWITCH)
     clock = BootClock()
     store = store_of(c)
     events: queue.SimpleQueue[ev.Event | None] = queue.SimpleQueue()
