@@ -172,7 +172,7 @@ def _lapsed(gate: Gate, at: float) -> tuple[Gate, tuple[GateAction, ...]]:
     if not gate.fences or not gate.open or at < gate.valid_until:
         return gate, ()
     soft = () if gate.hardware else (GateAction.DESTROY,)
-    return replace(gate, state=GateState.SHUT, asked=None, clear=False), (GateAction.SHUT, *soft, GateAction.ASK)
+    return replace(gate, state=GateState.SHUT, asked=None), (GateAction.SHUT, *soft, GateAction.ASK)
 
 
 def _answered(gate: Gate, answer: Answered) -> tuple[Gate, tuple[GateAction, ...]]:
@@ -198,6 +198,6 @@ def _condemned(gate: Gate, revision: int) -> tuple[Gate, tuple[GateAction, ...]]
     if gate.condemned == revision:
         return replace(gate, asked=None), ()
     return (
-        replace(gate, state=GateState.SHUT, asked=None, condemned=revision, valid_until=0.0, clear=False),
+        replace(gate, state=GateState.SHUT, asked=None, condemned=revision, valid_until=0.0),
         (GateAction.SHUT, GateAction.WITHDRAW, GateAction.CLEAR),
     )

@@ -364,6 +364,16 @@ def test_after_a_retry_an_old_reading_proves_nothing() -> None:
     assert record(w).proof is None and "evacuate a" not in w.did()
 
 
+def test_a_reading_that_began_before_the_retry_proves_nothing() -> None:
+    w = refuted()
+    w.bmc["h1"] = "unreachable"
+    began = w.now
+    w.run(1)
+    w.order(Verb.RETRY, "h1")
+    w.give(ev.PowerRead("h1", PowerState.OFF, began, w.now))
+    assert next(iter(w.engine.cases.values())).record.proof is None
+
+
 def test_a_retry_tries_at_once_what_failed() -> None:
     w = World()
     w.add_instance("a", "h1")

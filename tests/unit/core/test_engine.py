@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tests.unit.core.harness import World
 from vmha.core import events as ev
-from vmha.core.model import CallKind, Condemnation, Outcome, PowerState, Recovery, Stage, StepState
+from vmha.core.model import CallKind, Condemnation, Migration, Outcome, PowerState, Recovery, Stage, StepState
 from vmha.core.settings import Settings
 
 
@@ -161,6 +161,33 @@ def test_an_unanswered_evacuate_that_happened_is_found_by_its_own_migration() ->
     assert w.did().count("evacuate a") == 1 and only_recovery(w).stage is Stage.CLOSED
 
 
+def test_an_older_migration_is_no_trace_of_an_unanswered_evacuation() -> None:
+    w = World()
+    w.add_instance("a", "h1")
+    w.migrations.append(Migration(1, "a", "error", "h1", "h2"))
+    w.refuse["a"] = (Outcome.UNKNOWN, "time-out")
+    died(w, 9)
+    assert w.did().count("evacuate a") == 1
+    w.run(3)
+    assert w.did().count("evacuate a") == 2
+
+
+def test_an_open_record_of_a_predecessor_holds_the_instance_though_no_step_tells_of_it() -> None:
+    w = World()
+    w.add_instance("a", "h1")
+    w.refuse["a"] = (Outcome.UNKNOWN, "time-out")
+    died(w, 3)
+    (call,) = [c for c in w.calls if c.instance == "a"]
+    w.put(replace(call, outcome=None))
+    w.put(replace(only_recovery(w), steps=()))
+    w.start_controller()
+    w.run(8)
+    assert w.did().count("evacuate a") == 1
+    del w.refuse["a"]
+    w.run(10)
+    assert w.did().count("evacuate a") == 2 and only_recovery(w).stage is Stage.CLOSED
+
+
 def test_unprotected_and_error_instances_are_left_alone_with_their_reason() -> None:
     w = World()
     w.add_instance("none", "h1", metadata={"vmha:protect": "none"})
@@ -269,6 +296,33 @@ def test_maintenance_is_not_judged() -> None:
     w.cut_power("h1")
     w.run(30)
     assert w.calls == [] and w.state("h1") == "maintenance"
+
+
+def test_a_follower_sees_everything_and_does_nothing() -> None:
+    w = World()
+    w.add_instance("a", "h1")
+    w.run(4)
+    w.give(ev.Deposed())
+    before = len(w.log)
+    w.cut_power("h1")
+    w.lease_ends("h1")
+    w.run(20)
+    assert w.log[before:] == [] and w.engine.views["h1"].silent()
+
+
+def test_an_inventory_of_before_the_proof_plans_nothing() -> None:
+    """An instance that arrived between an older reading and the death must not be forgotten."""
+    w = World()
+    w.add_instance("a", "h1")
+    w.nova_down = True
+    died(w, 3)
+    assert only_recovery(w).proof == "P1"
+    old = ev.InventoryRead("h1", True, (), (), 1001.0)
+    w.give(old)
+    assert next(iter(w.engine.cases.values())).inventory is None
+    w.nova_down = False
+    w.run(10)
+    assert {s.instance for s in only_recovery(w).steps} == {"a"}
 
 
 def test_same_input_same_actions() -> None:

@@ -88,6 +88,30 @@ def test_a_new_leader_starts_the_clock_again() -> None:
     assert proven(w) == "P2"
 
 
+def test_a_voter_never_knows_less_than_it_once_did() -> None:
+    """It boots and has loaded nothing yet; what it loads will hold the condemnation."""
+    w = dying()
+    w.ack("h2", "h3")
+    w.run(1)
+    w.ack("h2", applied=0)
+    w.start_controller()
+    w.ack("h2", "h3")
+    w.ack("h2", applied=0)
+    w.run(WAIT + 2, tick=0.5)
+    assert proven(w) == "P2"
+
+
+def test_a_leader_that_is_elected_again_reads_the_power_anew() -> None:
+    w = World()
+    w.run(4)
+    w.cut_power("h1")
+    w.run(1.3)
+    assert w.engine.views["h1"].power is not None
+    w.give(ev.Deposed())
+    w.give(ev.Elected(w.epoch + 1, w.world()))
+    assert w.engine.views["h1"].power is None and w.engine.views["h1"].suspect_since is None
+
+
 def test_a_new_leader_that_hears_no_acknowledgement_proves_nothing() -> None:
     w = dying()
     w.ack("h2", "h3")

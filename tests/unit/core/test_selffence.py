@@ -65,6 +65,11 @@ def test_an_unknown_answer_does_not_prolong() -> None:
     assert gate.open and not may_feed(gate, 10 + T)
 
 
+def test_after_no_answer_in_time_the_late_one_opens_nothing() -> None:
+    gate, _ = after(Started(False), Asked(10), Answered(10, 12, Found.UNKNOWN), Answered(10, 12.1, Found.ABSENT))
+    assert not gate.open
+
+
 def test_an_answer_counts_from_its_question() -> None:
     gate, _ = after(Asked(13), Answered(13, 13 + T - 1, Found.ABSENT), gate=opened())
     assert may_feed(gate, 13 + T - 0.01) and not may_feed(gate, 13 + T)
@@ -86,6 +91,11 @@ def test_feeding_freely_stops_before_the_question_that_may_open() -> None:
     assert may_feed(back, 12)
     open_gate, _ = after(Answered(10, 10.5, Found.ABSENT), gate=gate)
     assert may_feed(open_gate, 18.9) and not may_feed(open_gate, 19)
+
+
+def test_behind_a_gate_that_was_shut_all_along_nothing_runs_after_a_condemnation_either() -> None:
+    gate, _ = after(Armed(True), Started(False), Looked(True), SeenCondemned(7))
+    assert may_feed(gate, 5)
 
 
 def test_a_gate_that_was_open_needs_a_new_look_before_it_is_fed_freely() -> None:
