@@ -10,7 +10,7 @@ from tests.functional.agent_host import REPOSITORY, AgentHost
 from tests.functional.etcd_cluster import EtcdCluster
 from tests.functional.libvirt_host import until
 from vmha.adapters.processes import ProcProcesses
-from vmha.core.model import InstanceSeen, Word
+from vmha.core.model import FENCED, InstanceSeen, Word
 from vmha.wire import keys, records
 
 pytestmark = pytest.mark.functional
@@ -96,6 +96,9 @@ def test_a_stopped_domain_stays_defined_until_the_leader_says_that_it_lives_else
         one.host.virsh("start", "one")
         revision = one.condemn()
         until(lambda: one.says(word=Word(revision, defined=(domain,))))
+        until(
+            lambda: one.instances().get(domain) == ("shutoff", FENCED), says="that it ran, for who starts it elsewhere"
+        )
         assert one.condemn(undefine=(domain,)) == revision
         until(lambda: one.says(word=Word(revision)))
 

@@ -40,10 +40,6 @@ KNOWN = {
     "person_confirms": "h1 is {'state': 'condemned'",
     # The person's order falls into the time of a call that is not settled, is refused for that, and is not given again.
     "resolved_by_hand": "h1 is {'state': 'recovered'",
-    # The order to power off dies with the leader and blocks for fence_limit; meanwhile the host has destroyed its guest on our word, and
-    # its own nova-compute, alive, tells Nova 15 s later that the guest is stopped: it is then moved as a stopped one.
-    "sick_but_alive_destroys_and_says_so": "v1 is stopped",
-    "condemned_by_an_operator": "v1 is stopped",
     # Nova's choice: who comes to h3 first takes its room, and the largest finds none.
     "preflight_of_a_full_cloud": "c is error",
 }

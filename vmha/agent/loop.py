@@ -20,7 +20,7 @@ from vmha.agent.look import Look, clear, look, word
 from vmha.agent.publish import Publisher
 from vmha.agent.watched import CondemnedSeen, KeySink, UnprotectedSeen, condemned_seen, unprotected_seen
 from vmha.core import word as gates
-from vmha.core.model import HostAlive, InstanceSeen, Word
+from vmha.core.model import FENCED, HostAlive, InstanceSeen, Word
 from vmha.core.word import Found, GateAction
 from vmha.errors import StoreUnavailable
 from vmha.ports import Clock, Domain, Hypervisor, Processes, Store
@@ -121,6 +121,7 @@ class Agent:
         self._look_at: float | None = None
         self._look_again = False  # something changed while a look was on its way
         self._restarted = (0, 0)  # condemnation and count of the last restart of nova-compute that was carried out
+        self._fenced: frozenset[str] = frozenset()  # condemned: domains that ran and were destroyed for that
         self._stale: frozenset[str] = frozenset()  # condemned: instances that live elsewhere now
         self._beating = False
         self._troubles: dict[str, str] = {}
@@ -266,7 +267,7 @@ class Agent:
                 self._gate_file.shut()
                 self._shut_at = self._clock.now()
             case GateAction.WITHDRAW:
-                self._word = None
+                self._word, self._fenced = None, frozenset()
             case GateAction.CLEAR:
                 self._look_at = now
 
@@ -343,7 +344,7 @@ class Agent:
             return
         if said != self._word:
             LOG.warning("this host is condemned; still there: %s", said)
-        self._word = said
+        self._word, self._fenced = said, self._fenced | frozenset(said.active)
         stale = [u for u in said.defined if u in self._stale and u not in said.active]
         if self._hypervisor is not None and (said.active or stale):
             hypervisor = self._hypervisor
@@ -369,10 +370,13 @@ class Agent:
         assert self._publisher is not None
         host, boot = self._settings.host, self._settings.boot
         wanted = {
-            keys.instance(host, d.uuid): records.encode(InstanceSeen(host, d.uuid, boot, d.state, d.reason))
+            keys.instance(host, d.uuid): records.encode(InstanceSeen(host, d.uuid, boot, d.state, self._reason(d)))
             for d in self._domains.values()
         }
         self._publisher.instances(wanted, self._complete)
+
+    def _reason(self, domain: Domain) -> str:
+        return FENCED if domain.uuid in self._fenced and not domain.active else domain.reason
 
     def _publish_alive(self) -> None:
         assert self._publisher is not None

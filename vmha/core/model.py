@@ -241,11 +241,15 @@ class Condemnation:
     revision: int = 0
 
 
+FENCED = "fenced"  # why a domain is not running any more: its own agent destroyed it, as its host is condemned
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceSeen:
     """Value of ``instances/<host>/<uuid>``: what the agent of ``host`` saw last of the domain, in boot ``boot``.
 
-    ``state``: running, paused, shutoff, crashed, gone.  ``reason`` is libvirt's word for the last change.
+    ``state``: running, paused, shutoff, crashed, gone.  ``reason`` is libvirt's word for the last change, or FENCED: it ran when its
+    host was condemned and the agent destroyed it for that.  Nova may take such an instance for one that its user has stopped.
     """
 
     host: str

@@ -180,9 +180,8 @@ def absorb(case: Case, turn: Turn) -> None:
 def _extend_plan(case: Case, view: HostView, turn: Turn) -> None:
     segment = turn.world.segments.get(view.settings.segment)
     assert case.inventory is not None
-    planned = planner.plan(
-        case.inventory.values(), segment, turn.world.instances, turn.settings, schedule.owed_to(view.name, turn)
-    )
+    owed = schedule.owed_to(view.name, turn) | schedule.fenced_at(view.name, case.record.boot, case.inventory, turn)
+    planned = planner.plan(case.inventory.values(), segment, turn.world.instances, turn.settings, owed)
     new = [s for s in planned if s.instance not in case.steps]
     first = len(case.steps)
     for n, step in enumerate(new):

@@ -56,7 +56,7 @@ def plan(
 ) -> tuple[Step, ...]:
     """Every instance of the dead host, in the order in which it is evacuated; those left alone say why.
 
-    ``owed``: instances that another recovery has brought here stopped, to be started.
+    ``owed``: instances to be started though Nova has them as stopped (``vmha.core.schedule``).
     """
     places = {name: n for n, name in enumerate(settings.groups)}
     last, plain = len(places), _words(None, segment, None, settings)

@@ -12,14 +12,16 @@ all at once, and started by us:
 3. At most ``start_limit_per_host`` starts on one destination within ``start_limit_window``.
 4. Else the plan's order: priority, group, size.  Instances of no group wait for none.
 
-An instance whose destination dies before it was started is *owed*: the recovery of that host starts it.
+An instance whose destination dies before it was started is *owed*: the recovery of that host starts it.  So is one that its own agent
+destroyed because the host was condemned: Nova, whose nova-compute may be alive there, takes it for stopped by its user some seconds
+later, and would leave it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from vmha.core.model import CLOSED_STEPS, Call, CallKind, Instance, Outcome, Recovery, Stage, Step, StepState
+from vmha.core.model import CLOSED_STEPS, FENCED, Call, CallKind, Instance, Outcome, Recovery, Stage, Step, StepState
 from vmha.core.upkeep import back_off, done
 from vmha.core.view import NEVER, Case, HostView, Turn
 
@@ -234,3 +236,9 @@ def owed_to(host: str, turn: Turn) -> frozenset[str]:
     """Instances that other recoveries have brought to this host and not started."""
     records: list[Recovery] = [*turn.world.recoveries.values(), *(c.written() for c in turn.cases.values())]
     return frozenset(s.instance for r in records if r.host != host for s in r.steps if s.owed and s.target == host)
+
+
+def fenced_at(host: str, boot: str, instances: Iterable[str], turn: Turn) -> frozenset[str]:
+    """Those of the instances that the host's own agent destroyed in that boot because the host was condemned."""
+    found = ((uuid, turn.world.seen.get((host, uuid))) for uuid in instances)
+    return frozenset(uuid for uuid, seen in found if seen and seen.reason == FENCED and seen.boot == boot)

@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any, Protocol, TypeVar
 
 from vmha.core import word
-from vmha.core.model import Condemnation, HostAlive, InstanceSeen, Voters, Word
+from vmha.core.model import FENCED, Condemnation, HostAlive, InstanceSeen, Voters, Word
 from vmha.core.settings import Settings
 from vmha.core.voters import lists
 from vmha.core.word import Found, GateAction
@@ -72,6 +72,7 @@ class Agent:
         self._registering = False
         self._published: HostAlive | None = None
         self._word: Word | None = None
+        self._fenced: set[str] = set()  # destroyed in this condemnation, as they ran
         self._restarted = (0, 0)
         self._waits = False  # for somebody who answers
         self._good_from: float | None = None  # since when every question was answered well
@@ -115,7 +116,7 @@ class Agent:
             return
         self.running, self.hung, self.run, self.life = True, False, self.run + 1, self.life + 1
         self._armed, self.watching, self._word, self._published = True, False, None, None
-        self.lease = None
+        self.lease, self._fenced = None, set()
         self._world.carry(self.host.name, "stuck", 0.0)
         self._gate(word.Started(self.host.gate))
         self.refresh()
@@ -260,7 +261,7 @@ class Agent:
             case GateAction.SHUT:
                 self.host.gate = False
             case GateAction.WITHDRAW:
-                self._word = None
+                self._word, self._fenced = None, set()
             case GateAction.CLEAR:
                 self._clock.after(self._physics.destroy, self._clear, self.life, self.gate.condemned)
 
@@ -326,6 +327,7 @@ class Agent:
         if self.life != life or not self.acting or self.gate.condemned != condemned:
             return
         for uuid in self.host.protected():
+            self._fenced.add(uuid)
             if self.host.destroy(uuid):
                 self._world.record("destroy", self.host.name, uuid, reason="the host is condemned")
         left = tuple(self.host.protected())
@@ -419,7 +421,8 @@ class Agent:
         how = SEEN.get(how, how)
         qemu = self.host.qemu.get(uuid)
         guest = "ready" if how == "running" and qemu is not None and qemu.answers else "unknown"
-        seen = InstanceSeen(self.host.name, uuid, self.host.boot, how, guest=guest)
+        reason = FENCED if uuid in self._fenced and qemu is None else ""
+        seen = InstanceSeen(self.host.name, uuid, self.host.boot, how, reason, guest=guest)
         if self._store.get(InstanceSeen, self.host.name, uuid) != seen:
             self._store.put(seen)
 
