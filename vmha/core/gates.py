@@ -5,8 +5,8 @@ A hold says until when it is looked at again; it never lasts without paging a pe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from vmha.core.settings import Settings
 
@@ -30,8 +30,8 @@ class Hold:
 class Fleet:
     """The cloud as the leader sees it now.  Hosts in maintenance are not in it.
 
-    ``down``: hosts silent by beat or condemned.  ``fenced``: times of the orders to power off in the window.  ``stormy_until``:
-    until then a storm that is over still counts.  ``approved``: hosts whose condemnation an operator has approved.
+    ``down``: hosts silent by beat or condemned.  ``fenced``: times of the orders to power off in the window.  ``stormy``: until
+    when a storm that is over still counts, by failure domain, and under "" in the whole cloud.  ``approved``: hosts whose condemnation an operator has approved.
     """
 
     domains: Mapping[str, str]
@@ -39,12 +39,16 @@ class Fleet:
     heard: frozenset[str]
     disarmed: bool = False
     fenced: int = 0
-    stormy_until: float = NEVER
+    stormy: Mapping[str, float] = field(default_factory=dict)
     approved: frozenset[str] = frozenset()
 
     @property
     def total(self) -> int:
         return len(self.domains)
+
+    def domain(self, host: str) -> str:
+        """Its failure domain; a host of none is one by itself."""
+        return self.domains.get(host, host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +76,25 @@ def allowed_in_domain(domain: str, settings: Settings) -> int | None:
     return cap or None
 
 
-def storm(fleet: Fleet, settings: Settings, host: str) -> str:
-    """Which cap on hosts down at once would be exceeded with this host down; empty when none is."""
+def storms(fleet: Fleet, settings: Settings, host: str) -> Iterator[tuple[str, str]]:
+    """The caps on hosts down at once that would be exceeded with this host down: where ("" is the whole cloud), and a sentence."""
     down = fleet.down | {host}
     allowed = allowed_down(fleet, settings)
     if len(down) > allowed:
-        return f"storm: {len(down)} of {fleet.total} hosts are silent or down, at most {allowed} may be fenced"
-    domain = fleet.domains.get(host, host)
+        yield "", f"storm: {len(down)} of {fleet.total} hosts are silent or down, at most {allowed} may be fenced"
+    domain = fleet.domain(host)
     cap = allowed_in_domain(domain, settings)
-    there = sum(fleet.domains.get(h, h) == domain for h in down)
+    there = sum(fleet.domain(h) == domain for h in down)
     if cap is not None and there > cap:
-        return f"storm: {there} hosts of failure domain {domain} are silent or down, at most {cap} may be fenced"
-    return ""
+        yield (
+            domain,
+            f"storm: {there} hosts of failure domain {domain} are silent or down, at most {cap} may be fenced",
+        )
+
+
+def stormy_until(fleet: Fleet, host: str) -> float:
+    """Until when a storm that is over still holds this host's condemnation: one of its failure domain, or of the whole cloud."""
+    return max(fleet.stormy.get("", NEVER), fleet.stormy.get(fleet.domain(host), NEVER))
 
 
 def may_condemn(accused: Accused, fleet: Fleet, settings: Settings, now: float) -> Allow | Hold:
@@ -149,10 +160,9 @@ def _caps(accused: Accused, fleet: Fleet, settings: Settings, now: float) -> All
     others = fleet.total - 1
     if others and not fleet.heard - {accused.host}:
         return Hold(f"none of the other {others} hosts is heard either: the observer is the first suspect")
-    reason = storm(fleet, settings, accused.host)
-    if reason:
+    for _, reason in storms(fleet, settings, accused.host):
         return Hold(reason)
-    if now < fleet.stormy_until:
+    if now < stormy_until(fleet, accused.host):
         return Hold("a storm has only just passed: its caps must be kept for a moment", page=False)
     if fleet.fenced >= settings.max_fences_per_window:
         window = f"{settings.fence_window:g} s"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vmha.core import explain
 from vmha.core.actions import Commit, Probe
-from vmha.core.gates import Accused, Allow, Hold, may_condemn, storm
+from vmha.core.gates import Accused, Allow, Hold, may_condemn, storms, stormy_until
 from vmha.core.host import Cause, advance
 from vmha.core.model import Condemnation, HostState, PowerState, Recovery, Stage
 from vmha.core.view import NEVER, HostView, Turn
@@ -96,10 +96,8 @@ def _silent(view: HostView, turn: Turn) -> None:
     _look(view, turn)
     off = power_off(view)
     verdict = may_condemn(accusation(view, off, _segment_off(view, turn)), turn.fleet(), turn.settings, turn.now)
-    if not off and storm(turn.fleet(), turn.settings, view.name):
-        turn.brakes.stormy_until = turn.now + turn.settings.storm_cooldown
-    if turn.now < turn.brakes.stormy_until:
-        turn.wake(view.name, turn.brakes.stormy_until)
+    if not off:
+        _stormy(view, turn)
     match verdict:
         case Hold():
             _hold(view, verdict, turn)
@@ -109,6 +107,15 @@ def _silent(view: HostView, turn: Turn) -> None:
             turn.wake(view.name, view.condemn_again)
         case Allow():
             condemn(view, explain.verdict(view, off, turn.now), turn)
+
+
+def _stormy(view: HostView, turn: Turn) -> None:
+    """A cap that is exceeded is kept for a while after it is not: in its own failure domain, or in the whole cloud."""
+    for where, _ in storms(turn.fleet(), turn.settings, view.name):
+        turn.brakes.stormy[where] = turn.now + turn.settings.storm_cooldown
+    until = stormy_until(turn.fleet(), view.name)
+    if turn.now < until:
+        turn.wake(view.name, until)
 
 
 def _look(view: HostView, turn: Turn) -> None:

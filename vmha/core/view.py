@@ -185,7 +185,9 @@ class Brakes:
     disarmed: bool = False
     fences: dict[str, float] = field(default_factory=dict)
     flaps: dict[str, dict[str, float]] = field(default_factory=dict)
-    stormy_until: float = NEVER
+    stormy: dict[str, float] = field(
+        default_factory=dict
+    )  # failure domain, "" the cloud, to until when its caps are kept
     approved: set[str] = field(default_factory=set)
     starts: dict[str, list[float]] = field(default_factory=dict)  # destination to the times of starts there
     groups: dict[str, tuple[int, float]] = field(default_factory=dict)  # start group to its progress, and since when
@@ -228,7 +230,7 @@ class Turn:
             heard=frozenset(v.name for v in counted if not v.silent()),
             disarmed=self.brakes.disarmed,
             fenced=sum(at > window for at in self.brakes.fences.values()),
-            stormy_until=self.brakes.stormy_until,
+            stormy=self.brakes.stormy,
             approved=frozenset(self.brakes.approved),
         )
 

@@ -57,7 +57,9 @@ def test_the_smallest_cap_wins_and_one_is_always_allowed(total: int, percent: fl
         (replace(OFF, kernel_answers=("storage",)), fleet(), Settings(icmp_answer_holds=False), "allowed"),
         (replace(DEAD, segment_off="segment x is disabled"), fleet(), Settings(), "segment x is disabled"),
         (DEAD, fleet(fenced=10), Settings(), "10 hosts were fenced within 600 s"),
-        (DEAD, fleet(stormy_until=5.0), Settings(), "storm has only just passed"),
+        (DEAD, fleet(stormy={"": 5.0}), Settings(), "storm has only just passed"),
+        (DEAD, fleet(stormy={"rack": 5.0}), Settings(), "storm has only just passed"),
+        (DEAD, fleet(stormy={"other": 5.0}), Settings(), "allowed"),
         (DEAD, fleet(), Settings(approval=True), "approval"),
         (OFF, fleet(), Settings(approval=True), "approval"),
         (DEAD, fleet(approved=frozenset({"h1"})), Settings(approval=True), "allowed"),
@@ -90,7 +92,7 @@ def test_an_order_stands_for_the_evidence_not_for_the_caps(f: Fleet, s: Settings
 
 
 def test_a_storm_that_passed_is_forgotten_after_its_cooldown() -> None:
-    assert isinstance(may_condemn(DEAD, fleet(stormy_until=5.0), Settings(), now=5.0), Allow)
+    assert isinstance(may_condemn(DEAD, fleet(stormy={"": 5.0}), Settings(), now=5.0), Allow)
 
 
 def die(w: World, host: str) -> None:
