@@ -1,5 +1,7 @@
 """Settings of etcd and transactions that cannot work are refused with the sentence that says what to change."""
 
+import http.server
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,14 @@ from vmha.adapters.etcd_gateway import (
     Endpoint,
     TooLarge,
     _BadToken,
+    _LeaderChanged,
     _NoLeader,
     _refusal,
     _Unanswered,
     _Untaken,
     access,
 )
-from vmha.errors import BadConfig, StoreRefused
+from vmha.errors import BadConfig, StoreRefused, StoreUnavailable
 
 NOWHERE = ["http://127.0.0.1:9"]
 
@@ -105,6 +108,7 @@ def body(code: int, text: str) -> str:
     [
         (body(14, "etcdserver: no leader"), _NoLeader),
         (body(8, "etcdserver: too many requests"), _Untaken),
+        (body(14, "etcdserver: leader changed"), _LeaderChanged),
         (body(14, "etcdserver: request timed out"), _Unanswered),
         (body(14, "transport is closing"), _Unanswered),
         (body(4, "context deadline exceeded"), _Unanswered),
@@ -120,3 +124,38 @@ def body(code: int, text: str) -> str:
 )
 def test_what_an_error_means(answer: str, kind: type[Exception]) -> None:
     assert type(_refusal("/kv/txn", answer)) is kind
+
+
+class Electing(http.server.BaseHTTPRequestHandler):
+    """A member that answers once that etcd has just elected, then well."""
+
+    asked = 0
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).asked += 1
+        first = self.asked == 1
+        answer = body(14, "etcdserver: leader changed") if first else '{"header":{"revision":"7"},"succeeded":true}'
+        self.send_response(503 if first else 200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_after_an_election_a_read_is_asked_again_and_a_write_is_not() -> None:
+    Electing.asked = 0
+    with http.server.HTTPServer(("127.0.0.1", 0), Electing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            store = EtcdStore([f"http://127.0.0.1:{server.server_port}"])
+            assert store.get("/a", timeout=5.0) is None and Electing.asked == 2
+            Electing.asked = 0
+            with pytest.raises(StoreUnavailable, match="read before writing again"):
+                store.commit({"/a": b"1"}, timeout=5.0)
+            assert Electing.asked == 1
+            store.close()
+        finally:
+            server.shutdown()

@@ -49,6 +49,7 @@ DEADLINE, UNAVAILABLE, INTERNAL, UNKNOWN, CANCELLED, UNAUTHENTICATED = 4, 14, 13
 # Texts of etcd's rpctypes/error.go that say the request was refused before it was proposed to the others.
 NO_LEADER = "etcdserver: no leader"
 NOT_PROPOSED = ("etcdserver: too many requests", "etcdserver: not capable")
+LEADER_CHANGED = "etcdserver: leader changed"  # the request may have been proposed before
 STALE_TOKEN = (
     "etcdserver: invalid auth token",
     "auth: revision of auth store is old",
@@ -148,6 +149,10 @@ class _Unanswered(Exception):
     """No answer to a request that was sent: whether it was carried out is unknown."""
 
 
+class _LeaderChanged(_Unanswered):
+    """etcd has elected a leader while the request was under way: whether it was carried out is unknown, the next will be answered."""
+
+
 class _BadToken(Exception):
     """The member does not know our token: take a new one and ask again."""
 
@@ -245,7 +250,7 @@ class Gateway:
             except (_Untaken, _Unanswered) as e:
                 failures.append(f"{self.endpoint(index)}: {e}")
                 self.blame(index)
-                electing = electing or isinstance(e, _NoLeader)
+                electing = electing or isinstance(e, _NoLeader | _LeaderChanged)
                 if isinstance(e, _Unanswered) and not repeatable:
                     raise StoreUnavailable(
                         f"etcd did not answer {path} ({failures[-1]}): it may or may not be written; read before writing again"
@@ -390,6 +395,8 @@ def _refusal(path: str, body: str) -> Exception:
         return _BadToken(text)
     if text.startswith(NO_LEADER):
         return _NoLeader(text)
+    if text.startswith(LEADER_CHANGED):
+        return _LeaderChanged(text)
     if text.startswith(NOT_PROPOSED):
         return _Untaken(text)
     if "required revision has been compacted" in text:
