@@ -72,6 +72,10 @@ def call(kind: CallKind, **fields: Any) -> Call:
             call(CallKind.RESET_STATE, instance="i"),
             ("POST", "/servers/i/action", {"os-resetState": {"state": "error"}}),
         ),
+        (
+            call(CallKind.RESET_STATE, instance="i", state="active"),
+            ("POST", "/servers/i/action", {"os-resetState": {"state": "active"}}),
+        ),
     ],
 )
 def test_requests(one: Call, request_: tuple[str, str, dict[str, Any]]) -> None:

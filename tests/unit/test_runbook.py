@@ -62,6 +62,7 @@ def waiting() -> Iterator[str]:
         "upkeep",
         "outcomes",
         "engine",
+        "silence",
         "commands",
     ):
         for node in ast.walk(ast.parse((ROOT / "vmha" / "core" / f"{name}.py").read_text())):

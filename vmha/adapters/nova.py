@@ -67,7 +67,7 @@ def request_of(call: Call) -> Request:
         case CallKind.START:
             return _action_request(call, {"os-start": None})
         case CallKind.RESET_STATE:
-            return _action_request(call, {"os-resetState": {"state": "error"}})
+            return _action_request(call, {"os-resetState": {"state": call.state}})
         case _:
             raise BadRecord(f"call {call.id} ({call.kind}) is not one for Nova")
 

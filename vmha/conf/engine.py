@@ -54,6 +54,7 @@ RECOVERY = {
     "retry_most": "Seconds between two tries at the most.",
     "evacuate_retries": "Tries after which a person is paged; trying goes on.",
     "evacuate_patience": "Seconds after which a person is paged about an evacuation that Nova has not ended.",
+    "nova_patience": "Seconds without an answer of Nova during a recovery after which a person is paged; it is asked on.",
     "instances_path_shared": "Whether disks under Nova's instances_path are on storage that all hosts share: yes, no or unknown. Unless it "
     "is yes, instances with such a disk are left on their dead host, because Nova would rebuild the disk from its image.",
     "rebuild_local_disks": "Evacuate such instances all the same: what was on their disks is lost.",

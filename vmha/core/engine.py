@@ -14,7 +14,7 @@ import heapq
 from dataclasses import replace
 from typing import Any, assert_never
 
-from vmha.core import chores, commands, judge, moving, outcomes, recovery, returning, takeover
+from vmha.core import chores, commands, judge, moving, outcomes, recovery, returning, silence, takeover
 from vmha.core import events as ev
 from vmha.core.actions import Action, Commit
 from vmha.core.model import (
@@ -200,11 +200,9 @@ class Engine:
             view.reading_inventory = False
             if event.known:
                 self._inventory_read(event, turn)
-        if not event.known and not view.nova_silent and view.condemnation is not None:
-            turn.say(view.name, f"Nova did not answer, asking again: {event.detail}", "warning")
-        elif event.known and view.nova_silent:
-            turn.say(view.name, "Nova answers again")
-        view.nova_silent = not event.known and (view.nova_silent or view.condemnation is not None)
+        case = self._case(event.host)
+        if case is not None:
+            silence.noted(case, event, turn)
         if not event.known:
             view.service_again = view.inventory_again = turn.now + self.settings.poll
         return {event.host}
@@ -223,6 +221,7 @@ class Engine:
         touched = set()
         for case in self.cases.values():
             if event.uuid in case.asking:
+                silence.noted(case, event, turn)
                 moving.instance_read(case, event, turn)
                 touched.add(case.record.host)
         return touched

@@ -66,7 +66,7 @@ class CallKind(StrEnum):
     ENABLE = "enable"
     EVACUATE = "evacuate"
     START = "start"  # of an instance that arrived stopped, in its turn
-    RESET_STATE = "reset_state"  # clear the task state of an attempt whose target is proven dead
+    RESET_STATE = "reset_state"  # clear the task state of an attempt whose target is proven dead, or the error of a stopped instance
 
 
 class Outcome(StrEnum):
@@ -332,6 +332,7 @@ class Call:
     reason: str = ""
     target: str = ""  # the host asked for in an evacuation, empty: Nova chooses; the host that starts the instance
     arrive_stopped: bool = False  # evacuate with a microversion >= 2.95 (Nova ignores it for an instance in error)
+    state: str = "error"  # the vm_state that a reset leaves
     outcome: Outcome | None = None
     detail: str = ""  # request id, or what the other side said
     at_wall: float = 0.0

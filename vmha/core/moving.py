@@ -68,11 +68,25 @@ def _try_evacuate(case: Case, step: Step, view: HostView, turn: Turn, fresh: boo
         turn.read_instance(case, step.instance)
     elif instance.task_state is not None:
         _stuck_task(case, step, instance, turn)
+    elif step.stopped and instance.vm_state == "error":
+        _clear_error(case, step, turn)
     elif _companion_moves(step, turn) or (turn.settings.reserved_only and not reserved.destination(case, step, turn)):
         turn.wake(view.name, turn.now + turn.settings.poll)
     elif turn.free(CallKind.EVACUATE, view.name, step.instance):
         evacuate(case, step, turn)
     return fresh
+
+
+def _clear_error(case: Case, step: Step, turn: Turn) -> None:
+    """A failed attempt left a stopped instance in error, and Nova starts at its new host whatever it finds so.
+
+    Nova's ``ComputeManager._do_rebuild_instance`` heeds the wish to arrive stopped in every other state.  The attempt is over: its
+    migration record was final before this retry.
+    """
+    if turn.free(CallKind.RESET_STATE, case.record.host, step.instance):
+        name = step.name or step.instance
+        turn.say(case.record.host, f"instance {name} was stopped: its error is cleared, so that it arrives stopped")
+        turn.call(case, CallKind.RESET_STATE, instance=step.instance, state="active")
 
 
 def _companion_moves(step: Step, turn: Turn) -> bool:
@@ -330,11 +344,11 @@ def instance_read(case: Case, event: ev.InstanceRead, turn: Turn) -> None:
     elif step.state is StepState.ARRIVED and instance.host == step.target:
         if step.stopped and instance.vm_state == "stopped":
             done(case, step, f"at {step.target}, stopped as before", turn)
-        elif step.stopped and instance.vm_state == "active":
+        elif step.stopped and instance.vm_state == "active" and instance.task_state is None:
             done(
                 case,
                 step,
-                f"at {step.target}, and running: a failed attempt made Nova forget that it was stopped",
+                f"at {step.target}, and running, although it was stopped before",
                 turn,
             )
             turn.page(

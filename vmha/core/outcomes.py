@@ -88,7 +88,10 @@ def _evacuate(case: Case, call: Call, outcome: Outcome, detail: str, turn: Turn)
 def _reset_state(case: Case, call: Call, outcome: Outcome, detail: str, turn: Turn) -> None:
     step = case.steps.get(call.instance)
     if step is not None and step.state in (StepState.WAITING, StepState.RETRY):
-        case.inventory_began = NEVER  # a start that died with its host: looked at again
+        case.inventory_began = NEVER  # a start that died with its host, or a stopped instance's error: looked at again
+        if outcome is Outcome.FAILED and call.state == "active":
+            case.set(step, attempts=step.attempts + 1)
+            retry(case, case.steps[call.instance], f"its error could not be cleared: {detail}", turn)
     if step is None or step.state is not StepState.MOVING:
         return
     if outcome is Outcome.DONE:

@@ -55,6 +55,7 @@ class Settings:
     evacuate_retries: int = 5  # attempts before a person is paged; retrying goes on at retry_most
     verify_page: float = 60.0  # arrived but not seen running for this long: page
     evacuate_patience: float = 600.0  # an evacuation that Nova has not ended for this long: page
+    nova_patience: float = 60.0  # Nova has not answered during a recovery for this long: page
     instances_path_shared: str = "unknown"  # yes: disks under Nova's instances_path are on storage that all hosts share
     rebuild_local_disks: bool = False  # evacuate even where that rebuilds a disk from its image, losing what was on it
     recover_errors: bool = False  # instances that were in error before the death
@@ -129,6 +130,7 @@ POSITIVE = (
         "retry_first",
         "read_timeout",
         "fence_again",
+        "nova_patience",
     ),
 )
 

@@ -26,8 +26,12 @@ def hold(case: Case, turn: Turn, reason: str, page: bool = True) -> None:
         turn.say(
             case.record.host, f"recovery {case.record.id} holds: {reason}", "warning" if page else "info", do="hold"
         )
-    if not page:
-        return
+    if page:
+        page_again(case, turn, reason)
+
+
+def page_again(case: Case, turn: Turn, reason: str) -> None:
+    """Page a person, once in ``hold_page_every`` for one reason."""
     due = case.paged_at.get(reason, NEVER) + turn.settings.hold_page_every
     if turn.now >= due:
         case.paged_at[reason] = turn.now

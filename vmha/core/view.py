@@ -66,7 +66,6 @@ class HostView:
     service_again: float = NEVER
     reading_inventory: bool = False
     inventory_again: float = NEVER
-    nova_silent: bool = False  # its last read of Nova was not answered, and that was said
     condemnation: Condemnation | None = None
     condemning: float = NEVER  # when the commit of a condemnation was asked for; its answer is awaited
     pending: tuple[Condemnation, Recovery] | None = None  # what that commit writes
@@ -144,6 +143,9 @@ class Case:
     acked_said: bool = False
     self_fence_off: str = ""  # why there can be no proof P2; empty: it is possible
     outlived: bool = False  # beats came after the watchdog must have stopped it
+    nova_silent: dict[str, float] = field(
+        default_factory=dict
+    )  # kind of read to since when Nova has not answered any such
     dirty: bool = False
     saved: float = NEVER
     paged: set[str] = field(default_factory=set)

@@ -190,7 +190,7 @@ class Nova:
                 return self._evacuate(server, call.arrive_stopped, call.target)
             if call.kind is CallKind.START:
                 return self._start(server)
-            server.set(vm_state="error", task=None)
+            server.set(vm_state=call.state, task=None)
             return Outcome.DONE, ""
         service = self.services[call.host]
         match call.kind:

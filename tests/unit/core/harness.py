@@ -303,7 +303,7 @@ class World:
         if call.kind is CallKind.EVACUATE:
             self.evacuate(call)
         elif call.kind is CallKind.RESET_STATE:
-            self.instances[call.instance] = replace(self.instances[call.instance], task_state=None)
+            self.instances[call.instance] = replace(self.instances[call.instance], task_state=None, vm_state=call.state)
         else:
             self._service(call)
         return Outcome.DONE, "req-1"
@@ -326,8 +326,10 @@ class World:
         assert self.services[instance.host].forced_down, "evacuated before the host was forced down"
         target = next(h for h, b in self.beating.items() if b and h != instance.host)
         self.migrations.append(Migration(len(self.migrations) + 1, call.instance, "done", instance.host, target))
-        self.instances[call.instance] = replace(instance, host=target)
-        if instance.vm_state == "active":
+        stays = instance.vm_state == "stopped" or (call.arrive_stopped and instance.vm_state != "error")
+        state, power = ("stopped", 4) if stays else ("active", 1)
+        self.instances[call.instance] = replace(instance, host=target, vm_state=state, power_state=power)
+        if not stays:
             seen = InstanceSeen(target, call.instance, self.boots[target], "running")
             self.put(seen)
             self.later(ev.StoreChanged(InstanceSeen, (target, call.instance), seen))
