@@ -64,14 +64,15 @@ def refused(text: str) -> Result:
 
 def pending(turn: Turn, target: str) -> list[Command]:
     """Orders about the target that are not answered yet, oldest first."""
+    if not turn.world.commands:
+        return []
     found = [c for key, c in turn.world.commands.items() if key[0] == target and key not in turn.brakes.answered]
     return sorted(found, key=lambda c: (c.at_wall, c.id))
 
 
 def strangers(turn: Turn) -> set[str]:
     """Targets of unanswered orders that no host's turn would look at."""
-    waiting = set(turn.world.commands) - turn.brakes.answered
-    return {target for target, _ in waiting if target not in turn.views}
+    return {k[0] for k in turn.world.commands if k[0] not in turn.views and k not in turn.brakes.answered}
 
 
 def carry_out(target: str, turn: Turn) -> None:

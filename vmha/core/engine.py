@@ -60,6 +60,8 @@ class Engine:
 
     def step(self, event: ev.Event, now: float, wall: float = 0.0) -> list[Action]:
         """Take one fact; the actions it makes, in order.  A follower returns none."""
+        if isinstance(event, ev.Tick) and self._idle(now):
+            return []
         s, e = self.settings, self.epoch
         turn = Turn(now, wall, s, e, self.views, self.cases, self.world, self.brakes, self.acks, self.doubt)
         touched = self._take(event, turn)
@@ -89,6 +91,11 @@ class Engine:
         if self._next_inventory > NEVER:
             return self._next_inventory if waking is None else min(waking, self._next_inventory)
         return waking
+
+    def _idle(self, now: float) -> bool:
+        """No time that was asked for has come, and no order waits: a Tick changes nothing."""
+        due = self.next_deadline()
+        return (due is None or due > now) and not self.world.commands
 
     def _due(self, now: float) -> set[str]:
         due = set()
