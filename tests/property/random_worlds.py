@@ -33,7 +33,7 @@ def drawn(seed: int) -> Data:
     for _ in range(rng.randint(2, 12)):
         events += _fault(rng, others, list(instances))
     events += _repairs(rng, names)
-    return {
+    data: Data = {
         "name": f"seed-{seed}",
         "hosts": hosts,
         "instances": instances,
@@ -42,6 +42,8 @@ def drawn(seed: int) -> Data:
         "events": sorted(events, key=lambda e: e.get("at", -1.0)),
         "until": END,
     }
+    data["settings"]["inventory_every"] = rng.choice([5, 20, 60])  # most steps of a calm world are inventories
+    return data
 
 
 def _host(rng: random.Random) -> Data:
@@ -210,10 +212,15 @@ def limbo(world: World) -> list[str]:
 
 def fails(data: Data) -> list[str]:
     """What is wrong with the world; an error of the core or the world counts."""
+    return judged(data)[1]
+
+
+def judged(data: Data) -> tuple[World | None, list[str]]:
+    """As ``run``, and an error of the core or the world counts as wrong; the world is None then."""
     try:
-        return run(data)[1]
+        return run(data)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, IllegalMove) as e:
-        return [f"{type(e).__name__}: {e}"]
+        return None, [f"{type(e).__name__}: {e}"]
 
 
 # --- shrinking -------------------------------------------------------------------------------------------------------------

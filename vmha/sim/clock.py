@@ -17,6 +17,11 @@ class Clock:
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._asked = 0
 
+    @property
+    def happened(self) -> int:
+        """Events until now."""
+        return self._asked - len(self._heap)
+
     def at(self, when: float, do: Callable[..., None], *args: Any) -> None:
         """Let ``do(*args)`` happen at ``when``, or now when that is past."""
         self._asked += 1
