@@ -149,7 +149,7 @@ def _nova_records(case: Case, view: HostView, turn: Turn) -> str:
         if m.source == view.name and m.status not in final:
             _ask_for_restart(case, view, turn)
             return f"nova-compute has not yet cleaned up after evacuation {m.id} of {m.instance} ({m.status})"
-        if m.target == view.name and m.status not in (*final, "done"):
+        if m.target == view.name and m.status not in final and m.status != "done":
             return f"evacuation {m.id} of {m.instance} names it as its open target"
     return ""
 
