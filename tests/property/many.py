@@ -125,6 +125,7 @@ def prepared(scratch: Path, first: int, plain: bool) -> tuple[Path, str]:
     if plain:
         return source, "plain Python"
     compiled.copied(tree)
+    print("compiling the core and the simulator: some minutes", flush=True)
     way = compiled.made(tree, scratch / "log")
     if way.startswith("plain"):
         return source, way
