@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+OPTIMIZE = "1"  # of gcc: "2" is 6 % faster and takes thrice as long to compile
 ENOUGH = 20  # modules that may turn out not to compile
 PYTHON_ONLY = (
     "vmha/sim/run.py",
@@ -72,7 +74,13 @@ def _refused(to: Path, modules: list[str], log: Path) -> list[str]:
 def _python(to: Path, what: str, log: Path) -> int:
     env = {**os.environ, "PBR_VERSION": "0", "PYTHONPATH": str(to)}
     with log.open("w") as out:
-        return subprocess.call([sys.executable, "setup.py", what, "2"], cwd=to, env=env, stdout=out, stderr=out)
+        command = [sys.executable, "setup.py", what, OPTIMIZE]
+        with subprocess.Popen(command, cwd=to, env=env, stdout=out, stderr=out, start_new_session=True) as child:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:
+                os.killpg(child.pid, signal.SIGTERM)  # its compiler too
+                raise
 
 
 def _last(log: Path) -> str:

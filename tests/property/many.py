@@ -164,6 +164,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="vmha-worlds-") as scratch:
         tree, way = prepared(Path(scratch), args.first, args.plain)
         print(f"{args.worlds:,} worlds from seed {args.first} in {args.processes} processes: {way}", flush=True)
@@ -197,4 +198,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)  # before the first world
