@@ -167,7 +167,6 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="vmha-worlds-") as scratch:
         tree, way = prepared(Path(scratch), args.first, args.plain)
-        print(f"{args.worlds:,} worlds from seed {args.first} in {args.processes} processes: {way}", flush=True)
         run = Run(args.first, args.worlds, args.minutes * 60)
 
         def stop(number: int, frame: object) -> None:
@@ -175,6 +174,7 @@ def main() -> int:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
+        print(f"{args.worlds:,} worlds from seed {args.first} in {args.processes} processes: {way}", flush=True)
         processes = [started(tree) for _ in range(args.processes)]
         threads = [threading.Thread(target=run.serve, args=(p,)) for p in processes]
         for thread in threads:
