@@ -217,11 +217,11 @@ def _resolve(command: Command, view: HostView, case: Case | None, turn: Turn) ->
 def _condemn(command: Command, view: HostView, case: Case | None, turn: Turn) -> Outcome:
     if view.condemning > NEVER:
         return None  # the answer to the commit is awaited
-    if turn.now < view.condemn_again and view.condemnation is None:
-        turn.wake(view.name, view.condemn_again)
-        return None
     if view.condemnation is not None:
         return refused(f"it is condemned already: {view.condemnation.reason}")
+    if turn.now < view.condemn_again:
+        turn.wake(view.name, view.condemn_again)
+        return None
     if not command.by or not command.reason:
         return refused("who condemns a host gives a name and a reason")
     if view.settings.maintenance:
@@ -236,7 +236,7 @@ def _condemn(command: Command, view: HostView, case: Case | None, turn: Turn) ->
 
 def _confirm_dead(command: Command, view: HostView, case: Case | None, turn: Turn) -> Outcome:
     """What is observable is observed anew, after the order, before the word of a person is taken."""
-    if case is None or case.stage() is not Stage.CONDEMNED or case.record.refuted:
+    if case is None or case.stage() is not Stage.CONDEMNED:
         return refused(f"no proof of its death is sought: it is {view.state}")
     asked = turn.brakes.ordered[command.target, command.id]
     if not _observed(view, asked, turn):

@@ -323,10 +323,12 @@ class Engine:
             if case is None or case.stage() is Stage.RELEASED or not self.epoch:
                 _uncondemned(view)
             else:
-                turn.page(host, "its condemnation was deleted by hand while its recovery is open: the recovery goes on")
+                judge.condemn_anew(case, view, turn)
         elif view.condemnation is None or view.condemnation.revision != value.revision:
             view.condemnation = value
-            if self.epoch and view.condemning <= NEVER and case is None:
+            if self.epoch and case is not None and case.record.id == value.recovery:
+                judge.condemned_anew(case, view, value.revision, turn)
+            elif self.epoch and view.condemning <= NEVER and case is None:
                 self._adopt(value, turn)
         return {host}
 
@@ -358,6 +360,8 @@ class Engine:
             return set()
         if kind == "release" and isinstance(event, ev.Committed):
             _uncondemned(self.views[case.record.host])
+        if kind == "anew" and isinstance(event, ev.Committed):
+            judge.condemned_anew(case, self.views[case.record.host], event.revision, turn)
         if kind == "plan" and isinstance(event, ev.NotCommitted):
             turn.save(case, "plan")
         elif kind == "plan":
@@ -426,6 +430,7 @@ class Engine:
         for record in sorted(event.world.recoveries.values(), key=lambda r: r.id):
             if record.stage is not Stage.ENDED:
                 takeover.resume(record, self._view(record.host, turn.now), turn)
+        takeover.without_key(turn)
         for condemnation in event.world.condemned.values():
             readable = not any(condemnation.recovery in text for text in event.world.unreadable)
             if self._case(condemnation.host) is None and readable:

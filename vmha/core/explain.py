@@ -105,6 +105,13 @@ def disputed(view: HostView) -> str:
     return f"the power of {view.name} reads off but its signed beats still come: check the fencing device's wiring"
 
 
+def deleted_by_hand(case: Case) -> str:
+    return (
+        "its condemnation was deleted by hand while its recovery is open: it is written again, as without it guests could start there; "
+        f"to let the host back, run vmha-manage host release {case.record.host}"
+    )
+
+
 def outlived(view: HostView) -> str:
     return f"{view.name} sent signed beats after its watchdog must have stopped it: the watchdog does not work; switch it off by hand"
 

@@ -6,12 +6,14 @@ A host is judged by its beats first; a lost lease or a stuck agent alone makes i
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vmha.core import explain
 from vmha.core.actions import Commit, Probe
 from vmha.core.gates import Accused, Allow, Hold, may_condemn, storms, stormy_until
 from vmha.core.host import Cause, advance
 from vmha.core.model import Condemnation, HostState, PowerState, Recovery, Stage
-from vmha.core.view import NEVER, HostView, Turn
+from vmha.core.view import NEVER, Case, HostView, Turn
 
 
 def judge(view: HostView, turn: Turn) -> None:
@@ -179,6 +181,28 @@ def condemn(view: HostView, reason: str, turn: Turn) -> None:
     puts, orders = (condemnation, record), tuple((c.target, c.id) for c in view.orders)
     turn.out.append(Commit(f"condemn/{view.name}", puts, fresh=view.name, once=True, commands=orders))
     turn.wake(view.name, turn.now + turn.settings.power_every)
+
+
+def condemn_anew(case: Case, view: HostView, turn: Turn) -> None:
+    """Somebody deleted the condemnation of a recovery that is not over: without it the host may open its gate, so it is written again."""
+    r = case.record
+    view.condemnation = view.condemnation or Condemnation(r.host, r.boot, r.id, r.reason, turn.wall)
+    view.condemnation = replace(view.condemnation, revision=r.condemned_revision)
+    if case.stage() is Stage.CONDEMNED:
+        case.committed_at = float("inf")  # nothing proves before it is written
+    turn.page(r.host, explain.deleted_by_hand(case))
+    turn.out.append(Commit(f"anew/{r.id}", (view.condemnation,), fresh=r.host))
+
+
+def condemned_anew(case: Case, view: HostView, revision: int, turn: Turn) -> None:
+    """It is written again: words and acknowledgements are asked for anew, and so is a proof that was not held yet."""
+    assert view.condemnation is not None
+    view.condemnation = replace(view.condemnation, revision=revision)
+    fresh = case.record.condemned_revision != revision
+    if fresh:
+        case.change(condemned_revision=revision)
+    if fresh and case.stage() is Stage.CONDEMNED:
+        case.committed_at, case.acked_since = turn.now, NEVER
 
 
 # --- holds ---------------------------------------------------------------------------------------------------------

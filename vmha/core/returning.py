@@ -146,10 +146,12 @@ def _nova_records(case: Case, view: HostView, turn: Turn) -> str:
         return "Nova's evacuation records of it are not read yet"
     final = ("completed", "failed", "error", "cancelled")
     for m in case.migrations:
-        if m.source == view.name and m.status not in final:
+        if m.status in final:
+            continue
+        if m.source == view.name:
             _ask_for_restart(case, view, turn)
             return f"nova-compute has not yet cleaned up after evacuation {m.id} of {m.instance} ({m.status})"
-        if m.target == view.name and m.status not in final and m.status != "done":
+        if m.status != "done":
             return f"evacuation {m.id} of {m.instance} names it as its open target"
     return ""
 

@@ -137,11 +137,11 @@ def _acknowledged(case: Case, view: HostView, turn: Turn) -> float | None:
     voters, record = turn.world.voters, case.record
     dog = watchdog_of(view, record.boot)
     off = proof.self_fence_off(voters, view.name, record.boot, dog, turn.settings)
-    if not off and case.outlived:
-        off = explain.outlived(view)
-    case.self_fence_off = off
-    if off or voters is None or dog.timeout is None:
+    case.self_fence_off = off = off or (explain.outlived(view) if case.outlived else "")
+    if off:
         return None
+    assert voters is not None  # else it were off
+    assert dog.timeout is not None
     applied = {name: ack.condemned_applied for name, ack in turn.acks.items()}
     by = acknowledging(voters, view.name, applied, record.condemned_revision)
     if case.acked_list != voters.revision:
@@ -150,7 +150,7 @@ def _acknowledged(case: Case, view: HostView, turn: Turn) -> float | None:
         return None
     if case.acked_since <= NEVER:
         case.acked_since, case.acked_by, case.acked_said = turn.now, told(voters, by), False
-    read = view.power is not None and view.power.began > case.committed_at and view.power.state is not PowerState.OFF
+    read = view.power is not None and view.power.began > case.committed_at
     if read and not case.acked_said:
         case.acked_said = True
         left = case.acked_since + self_fence_wait(turn.settings, dog.timeout, dog.held) - turn.now

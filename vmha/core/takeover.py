@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vmha.core import moving
+from vmha.core import judge, moving
 from vmha.core.calls import OpenCall
 from vmha.core.model import CallKind, HostState, Recovery, Stage
 from vmha.core.view import NEVER, Case, HostView, Turn
@@ -59,6 +59,13 @@ def resume(record: Recovery, view: HostView, turn: Turn) -> None:
     turn.cases[record.id] = case
     view.state = STATES.get(record.stage, HostState.UNKNOWN)
     turn.say(record.host, f"recovery {record.id} goes on from stage {record.stage}, {len(case.open_calls)} calls open")
+
+
+def without_key(turn: Turn) -> None:
+    """Recoveries that are not over and whose condemnation somebody has deleted while nobody led."""
+    for case in list(turn.cases.values()):
+        if case.record.host not in turn.world.condemned and case.stage() is not Stage.RELEASED:
+            judge.condemn_anew(case, turn.views[case.record.host], turn)
 
 
 def restart(view: HostView) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.core.harness import World
+from vmha.core import actions as act
 from vmha.core import events as ev
 from vmha.core.commands import CLOUD
 from vmha.core.model import (
@@ -200,7 +201,9 @@ def test_an_order_whose_commit_was_not_written_is_tried_again() -> None:
         w.now,
     )
     assert any(getattr(a, "fresh", "") == "h1" for a in actions)
-    w.give(ev.NotCommitted("condemn/h1", False, "time-out"))
+    again = w.engine.step(ev.NotCommitted("condemn/h1", False, "time-out"), w.now)
+    again += w.engine.step(ev.Tick(), w.now)
+    assert not any(isinstance(a, act.Commit) for a in again), "after a pause, not in a circle"
     w.run(5)
     assert "force_down h1" in w.did() and w.of(Command) == {}
 
@@ -372,6 +375,17 @@ def test_a_reading_that_began_before_the_retry_proves_nothing() -> None:
     w.order(Verb.RETRY, "h1")
     w.give(ev.PowerRead("h1", PowerState.OFF, began, w.now))
     assert next(iter(w.engine.cases.values())).record.proof is None
+
+
+def test_a_persons_word_given_with_the_retry_waits_for_a_new_look() -> None:
+    w = refuted()
+    w.bmc["h1"] = "unreachable"
+    w.order(Verb.RETRY, "h1")
+    w.order(Verb.CONFIRM_DEAD, "h1")
+    assert record(w).proof is None
+    w.beating["h1"], w.icmp["h1"] = False, False
+    w.run(8)
+    assert not w.answer_about("h1").done or record(w).proof == "P4"
 
 
 def test_a_retry_tries_at_once_what_failed() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from tests.unit.core.harness import World
 from vmha.core import events as ev
-from vmha.core.model import CallKind, Condemnation, Migration, Outcome, Recovery, Stage, Verb, Word
+from vmha.core.calls import OpenCall
+from vmha.core.model import Call, CallKind, Condemnation, Migration, Outcome, PowerState, Recovery, Stage, Verb, Word
 from vmha.core.settings import Settings
 
 
@@ -164,13 +165,88 @@ def test_what_nova_refuses_is_tried_again() -> None:
     assert record(w).stage is Stage.ENDED and not w.services["h1"].disabled
 
 
-def test_a_host_whose_condemnation_was_deleted_by_hand_is_paged() -> None:
+@pytest.mark.parametrize("new_leader", [False, True])
+def test_a_condemnation_deleted_by_hand_is_written_again(new_leader: bool) -> None:
+    """Without it the host could open its gate; what was read before the new one proves nothing."""
     w = World()
     w.add_instance("a", "h1")
-    w.nova_down = True
     w.run(4)
+    w.bmc["h1"] = "unreachable"
+    w.beating["h1"], w.icmp["h1"] = False, False
+    w.lease_ends("h1")
+    w.run(6)
+    old = revision(w)
+    delete_condemnation(w, new_leader)
+    w.give(ev.PowerRead("h1", PowerState.OFF, w.now - 0.01, w.now))
+    w.run(0.2)
+    assert any("deleted by hand" in p for p in w.pages) and revision(w) > old
+    assert record(w).proof is None and "force_down h1" not in w.did()
     w.cut_power("h1")
-    w.run(4)
+    w.bmc["h1"] = "fine"
+    w.run(200, tick=0.2)
+    assert record(w).stage is Stage.CLOSED and record(w).condemned_revision == revision(w)
+    w.boot("h1")
+    w.run(200, tick=0.2)
+    assert record(w).stage is Stage.ENDED
+
+
+def delete_condemnation(w: World, new_leader: bool) -> None:
     del w.store[Condemnation, "h1"]
-    w.give(ev.StoreChanged(Condemnation, ("h1",), None))
-    assert any("deleted by hand" in p for p in w.pages)
+    if new_leader:
+        w.start_controller()
+    else:
+        w.give(ev.StoreChanged(Condemnation, ("h1",), None))
+
+
+@pytest.mark.parametrize("new_leader", [False, True])
+def test_a_condemnation_of_a_returning_host_deleted_by_hand_is_written_again(new_leader: bool) -> None:
+    w = closed()
+    w.boot("h1")
+    w.run(1)
+    delete_condemnation(w, new_leader)
+    w.change(w.alive("h1", gate="open"))  # for a moment
+    w.run(20)
+    assert (Condemnation, "h1") in w.store
+    says(w)
+    w.run(60)
+    assert record(w).stage is Stage.ENDED and w.state("h1") == "online"
+
+
+def test_a_registration_of_the_condemned_boot_is_no_return_though_its_next_boot_beats() -> None:
+    """The host is quickly back: its new beats are heard before its old lease has run out.  A release does not change that."""
+    w = closed()
+    w.order(Verb.RELEASE, "h1")
+    w.power["h1"], w.beating["h1"], w.boots["h1"] = PowerState.ON, True, "h1-boot2"
+    w.run(3)
+    assert w.state("h1") == "recovered" and not w.said("in the same boot")
+    w.boot("h1")
+    w.run(60)
+    assert record(w).stage is Stage.ENDED
+
+
+def test_a_service_that_nova_has_forgotten_keeps_it_out() -> None:
+    w = closed()
+    w.boot("h1")
+    w.run(1)
+    given = w.services
+    w.services = {h: s for h, s in given.items() if h != "h1"}
+    w.give(ev.ServiceRead("h1", True, None, w.now))
+    w.give(ev.Tick())
+    assert (Condemnation, "h1") in w.store and not w.said("condemnation deleted")
+    w.services = given
+    w.run(60)
+    assert record(w).stage is Stage.ENDED
+
+
+def test_a_call_of_another_recovery_about_it_keeps_it_out() -> None:
+    """Such as one that enables it as a reserved host."""
+    w = closed()
+    case = next(iter(w.engine.cases.values()))
+    call = Call("1-00001", "h2-1", CallKind.ENABLE, "h1", 1, 1)
+    case.open_calls[call.id] = OpenCall(call, w.now + 20)
+    w.boot("h1")
+    w.run(24)
+    assert (Condemnation, "h1") in w.store
+    case.open_calls.clear()
+    w.run(60)
+    assert record(w).stage is Stage.ENDED
