@@ -29,10 +29,12 @@ class Heard:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.beats: list[tuple[str, str, str, int, float | None, float]] = []
+        self.lists: dict[str, tuple[int, int]] = {}  # network to what the last beat there acknowledged
 
     def heard(self, host, network, boot, progress, progress_age, at, lists):
         with self.lock:
             self.beats.append((host, network, boot, progress, progress_age, at))
+            self.lists[network] = lists
 
     def last(self):
         with self.lock:

@@ -10,7 +10,7 @@ from tests.functional.agent_host import REPOSITORY, AgentHost
 from tests.functional.etcd_cluster import EtcdCluster
 from tests.functional.libvirt_host import until
 from vmha.adapters.processes import ProcProcesses
-from vmha.core.model import FENCED, InstanceSeen, Word
+from vmha.core.model import FENCED, InstanceSeen, Voters, Word
 from vmha.wire import keys, records
 
 pytestmark = pytest.mark.functional
@@ -166,6 +166,33 @@ def test_an_agent_killed_is_not_missed_by_domains_gate_or_beats(one):
     assert (again["pid"], again["start"]) == (beat["pid"], beat["start"]) and again["progress"] > beat["progress"]
     published(one, domain, "running", "booted")
     assert one.gate_open()
+
+
+def voters(one, *names):
+    one.store.commit({keys.VOTERS: records.encode(Voters(names))})
+    return one.store.get(keys.VOTERS).modified
+
+
+def test_a_voter_acknowledges_what_it_has_applied_and_knows_it_after_a_restart_without_etcd(one, cluster):
+    lists = lambda: one.heard.lists.get("management")  # noqa: E731
+    one.start()
+    one.until_says(gate="open", beating=True)
+    until(one.heard.fresh)
+    assert lists() == (0, 0), "nobody votes"
+    revision = voters(one, "compute1", "compute2", "compute3")
+    until(lambda: lists() is not None and lists()[0] == revision)
+    one.store.commit({keys.condemned("compute2"): b"its bytes do not matter"})
+    condemned = one.store.get(keys.condemned("compute2")).created
+    until(lambda: lists() == (revision, condemned))
+    one.signal_agent(signal.SIGKILL)
+    cluster.kill(0)
+    progress = one.heard.last()[3]
+    one.start()
+    until(lambda: one.heard.last()[3] >= progress + 2, says="the new agent tells vmha-beat what it knows")
+    assert lists() == (revision, condemned)
+    cluster.start(0)
+    voters(one, "compute2", "compute3", "compute4")
+    until(lambda: lists() == (0, 0), says="it does not vote any more")
 
 
 def test_a_quick_restart_leaves_no_gap(one):

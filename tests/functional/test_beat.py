@@ -262,6 +262,24 @@ def test_a_new_configuration_applies_at_once_and_a_wrong_one_not_at_all(beat, co
     other.receiver.close()
 
 
+def test_what_the_agent_has_applied_goes_out_on_every_network(beat, controller):
+    other = Controller(network="storage")
+    networks = {
+        name: {"source": "127.0.0.1", "controllers": [["127.0.0.1", port]]}
+        for name, port in (("management", controller.port), ("storage", other.port))
+    }
+    beat.configure(networks=networks)
+    until(lambda: controller.heard.lists == {"management": (0, 0)} and other.heard.lists == {"storage": (0, 0)})
+    beat.connection.sendall(b'{"op": "progress", "voters": 7, "condemned": 4294967299}\n')
+    told = (7, 4294967299)
+    until(lambda: controller.heard.lists["management"] == other.heard.lists["storage"] == told)
+    assert controller.heard.last()[2] == other.heard.last()[2] == boot_id()
+    assert beat.ask(op="status")["lists"] == list(told)
+    assert "revision" in beat.ask(op="progress", voters=-1)["error"]
+    assert beat.ask(op="status")["lists"] == list(told)
+    other.receiver.close()
+
+
 def test_a_second_one_by_mistake_refuses(beat):
     second = beat.spawn()
     assert second.wait(timeout=10) == 3

@@ -50,13 +50,14 @@ class BeatProcess:
             self._socket = connection
         return ""
 
-    def progress(self) -> bool:
-        """Tell it that the engine is alive; False when nothing is attached (then ``attach``)."""
+    def progress(self, voters: int = 0, condemned: int = 0) -> bool:
+        """Tell it that the engine is alive, and which lists it has applied; False when nothing is attached (then ``attach``)."""
+        line = json.dumps({"op": "progress", "voters": voters, "condemned": condemned}).encode() + b"\n"
         with self._lock:
             if self._socket is None:
                 return False
             try:
-                self._socket.send(b'{"op": "progress"}\n')
+                self._socket.send(line)
             except BlockingIOError:  # it does not read now; this sign of life is lost, as it should be
                 pass
             except OSError:

@@ -8,8 +8,8 @@ The agent talks to it on the stream socket ``RUN_DIR/beat.sock`` (mode 600), one
 ``{"op": "configure", "host": h, "deployment": hex, "key": hex, "period": 0.2,
 "networks": {name: {"source": address, "controllers": [[address, port], ...]}}}``
     answered by ``{"ok": true}`` or ``{"ok": false, "error": sentence}``; a wrong one changes nothing.
-``{"op": "progress"}``
-    a sign of life of the agent's engine; not answered.
+``{"op": "progress", "voters": 0, "condemned": 0}``
+    a sign of life of the agent's engine, with the revisions of the lists that this voter has applied; not answered.
 ``{"op": "status"}``
     answered by the status.
 
@@ -112,6 +112,7 @@ class Beating:
         self.sequence = 0
         self.progress = 0
         self.progress_at: float | None = None
+        self.lists = (0, 0)  # revisions of the voters' and the condemned list that the agent has applied
         self.late_max = 0.0
         self._due = time.monotonic()
 
@@ -166,7 +167,9 @@ class Beating:
         at = self.progress_at
         age = wire.NEVER_MS if at is None else min(int((now - at) * 1000), wire.NEVER_MS - 1)
         nonce = network.nonces[controller]
-        datagram = wire.beat(network.same, self.key, self.sequence, int(now * 1000), self.progress, age, nonce)
+        datagram = wire.beat(
+            network.same, self.key, self.sequence, int(now * 1000), self.progress, age, nonce, *self.lists
+        )
         network.send(datagram, controller)
 
     def answer(self, network: Network) -> None:
@@ -199,6 +202,7 @@ class Beating:
             "progress": self.progress,
             "progress_age": None if self.progress_at is None else boottime() - self.progress_at,
             "late_max": self.late_max,
+            "lists": list(self.lists),
             "networks": {
                 n.name: {
                     "source": n.source,
@@ -234,6 +238,13 @@ def _bytes(settings: dict[str, Any], name: str, size: int) -> bytes:
         value = b""
     if len(value) != size:
         raise ValueError(f"{name} must be {2 * size} hexadecimal digits")  # never the value: it may be a key
+    return value
+
+
+def _revision(settings: dict[str, Any], name: str) -> int:
+    value = settings.get(name, 0)
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{name} must be a revision of the store, not {value!r}")
     return value
 
 
@@ -303,6 +314,7 @@ class Agents:
             wanted = json.loads(line)
             op = wanted["op"]
             if op == "progress":
+                self._beating.lists = (_revision(wanted, "voters"), _revision(wanted, "condemned"))
                 self._beating.progress += 1
                 self._beating.progress_at = boottime()
                 return None

@@ -16,6 +16,7 @@ from vmha.agent.attach import BeatProcess
 from vmha.agent.compute import restart
 from vmha.agent.gate import GateFile, UnprotectedList
 from vmha.agent.hands import Failed, Hand
+from vmha.agent.lists import CondemnedChanged, CondemnedListed, CondemnedSink, Lists, VotersSeen, voters_seen
 from vmha.agent.look import Look, clear, look, word
 from vmha.agent.publish import Publisher
 from vmha.agent.watched import CondemnedSeen, KeySink, UnprotectedSeen, condemned_seen, unprotected_seen
@@ -97,6 +98,7 @@ class Agent:
         beat: BeatProcess,
         gate_file: GateFile,
         unprotected: UnprotectedList,
+        lists: Lists,
         hook_fault: Callable[[], str],
         clock: Clock,
     ) -> None:
@@ -107,6 +109,7 @@ class Agent:
         self._beat = beat
         self._gate_file = gate_file
         self._unprotected = unprotected
+        self._lists = lists
         self._hook_fault = hook_fault
         self._clock = clock
         self._queue: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -149,8 +152,10 @@ class Agent:
         ready()
         host = self._settings.host
         self._publisher = Publisher(self._store, host, self._settings.lease_ttl, self._settings.lease_renew)
+        own = KeySink(keys.condemned(host), condemned_seen, self._queue.put)
         watches = [
-            self._store.watch(keys.condemned(host), KeySink(keys.condemned(host), condemned_seen, self._queue.put)),
+            self._store.watch(keys.CONDEMNED, CondemnedSink(own, self._queue.put)),
+            self._store.watch(keys.VOTERS, KeySink(keys.VOTERS, voters_seen, self._queue.put)),
             self._store.watch(
                 keys.unprotected(host), KeySink(keys.unprotected(host), unprotected_seen, self._queue.put)
             ),
@@ -192,7 +197,7 @@ class Agent:
             self._hands["hook"].do(lambda: HookChecked(self._hook_fault()))
 
     def _live(self, now: float) -> None:
-        self._beating = self._beat.progress()
+        self._beating = self._beat.progress(*self._lists.acknowledged())
         if not self._beating:
             self._hands["attach"].do(lambda: Attached(self._beat.attach()))
 
@@ -212,6 +217,9 @@ class Agent:
                     self._look_at = self._clock.now()
                 self._stale = undefine
                 self._step(gates.SeenCondemned(revision) if revision else gates.SeenReleased())
+            case CondemnedListed() | CondemnedChanged() | VotersSeen():
+                if self._lists.take(event) and self._beating:
+                    self._beating = self._beat.progress(*self._lists.acknowledged())
             case UnprotectedSeen(uuids):
                 self._new_unprotected(uuids)
             case Attached(fault):
@@ -358,7 +366,7 @@ class Agent:
         self._told("beat", fault)
         if not fault:
             LOG.info("attached to vmha-beat")
-            self._beating = self._beat.progress()
+            self._beating = self._beat.progress(*self._lists.acknowledged())
 
     def _told(self, about: str, trouble: str) -> None:
         """Log a trouble when it begins or changes, not each time it is met again."""

@@ -16,10 +16,12 @@ from vmha.adapters.libvirt import LibvirtHypervisor
 from vmha.adapters.processes import ProcProcesses, hook_fault
 from vmha.agent.attach import BeatProcess
 from vmha.agent.gate import AgentLock, GateFile, UnprotectedList, boot_id
+from vmha.agent.lists import Lists
 from vmha.agent.loop import Agent, Settings
 from vmha.conf import agent as agent_conf
 from vmha.conf import base as base_conf
 from vmha.conf import beat as beat_conf
+from vmha.conf import engine as engine_conf
 from vmha.conf import etcd as etcd_conf
 from vmha.errors import BadConfig
 from vmha.wire import beat as wire
@@ -51,6 +53,7 @@ def run(conf: cfg.ConfigOpts) -> None:
             addresses=beat.networks,
             lease_ttl=settings.lease_ttl,
             lease_renew=settings.lease_renew,
+            word=engine_conf.settings(conf).word,
             versions={"vmha": _version()},
             memory_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
             vcpus=os.cpu_count() or 0,
@@ -62,6 +65,7 @@ def run(conf: cfg.ConfigOpts) -> None:
         BeatProcess(base.run_dir, beat_configuration(base, beat)),
         GateFile(base.run_dir, boot),
         UnprotectedList(base.state_dir),
+        Lists(base.host, base.run_dir, boot),
         (lambda: "") if libvirt is None else (lambda: hook_fault(settings.hook, base.run_dir)),
         clock,
     )

@@ -23,6 +23,7 @@ DETECTION = {
     "power_every": "Seconds between two readings of a suspect's power.",
     "power_timeout": "Seconds after which a reading of a fencing device counts as unknown.",
     "probe_every": "Seconds between two ICMP questions to a suspect's kernel.",
+    "probe_timeout": "Seconds to wait for the answers to such a question.",
     "icmp_answer_holds": "A silent host whose kernel still answers ICMP is held and a person paged, instead of condemned.",
     "host_lease": "Seconds of a host's lease in etcd; the agents' lease_ttl must be the same.",
     "leader_lease": "Seconds of the leader's lease in etcd: how long a leader whose machine died is still waited for. etcd grants no "
@@ -44,6 +45,7 @@ CALLS = {
     "drift": "Largest relative drift between two clocks.",
     "read_timeout": "Seconds to wait for an answer to a read of Nova.",
     "read_fresh": "A call follows a read of its instance or service that began at most this many seconds ago.",
+    "fence_recheck": "Seconds between two readings of a condemned host's power.",
     "fence_again": "Seconds between two orders to power off that did not help.",
 }
 RECOVERY = {
@@ -53,12 +55,15 @@ RECOVERY = {
     "retry_first": "Seconds until a failed evacuation is tried again; doubled each time.",
     "retry_most": "Seconds between two tries at the most.",
     "evacuate_retries": "Tries after which a person is paged; trying goes on.",
+    "verify_page": "Seconds after which a person is paged about an instance that Nova calls moved and no agent sees running, or whose task in Nova does not end.",
     "evacuate_patience": "Seconds after which a person is paged about an evacuation that Nova has not ended.",
     "nova_patience": "Seconds without an answer of Nova during a recovery after which a person is paged; it is asked on.",
     "instances_path_shared": "Whether disks under Nova's instances_path are on storage that all hosts share: yes, no or unknown. Unless it "
     "is yes, instances with such a disk are left on their dead host, because Nova would rebuild the disk from its image.",
     "rebuild_local_disks": "Evacuate such instances all the same: what was on their disks is lost.",
     "recover_errors": "Evacuate instances too that were in error before their host died.",
+    "save_every": "Seconds between two writes of a recovery's progress.",
+    "disabled_reason": "Why a fenced host's service is disabled in Nova: only with this reason does vmha enable it.",
     "return_to_service": "Put a fenced host that came back and was reconciled in service by itself; else run vmha-manage host release.",
     "compute_restart_every": "Seconds between two requests to a returned host to restart nova-compute, where evacuations ended after its start.",
     "compute_restarts": "Such requests before a person is paged.",
@@ -115,6 +120,8 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     "gates": GATES,
     "policy": POLICY,
 }
+# settings that stand in other sections, because agents need them: field to (section, option)
+ELSEWHERE: Mapping[str, tuple[str, str]] = {"beat_period": ("beat", "period"), "host_renew": ("agent", "lease_renew")}
 _TYPES: dict[type, Any] = {float: cfg.FloatOpt, int: cfg.IntOpt, bool: cfg.BoolOpt, str: cfg.StrOpt}
 _DEFAULTS: Mapping[str, Any] = {f.name: f.default for f in fields(Settings)}
 
@@ -139,6 +146,7 @@ def options() -> list[tuple[str, list[cfg.Opt]]]:
 def settings(conf: cfg.ConfigOpts, **fixed: Any) -> Settings:
     """The checked settings; ``fixed`` ones come from elsewhere.  BadConfig with every reason."""
     values: dict[str, Any] = {name: conf[group][name] for group, names in GROUPS.items() for name in names}
+    values |= {name: conf[group][option] for name, (group, option) in ELSEWHERE.items()}
     values["protect_default"] = Protect(values["protect_default"])
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     found = Settings(**values, **fixed)

@@ -81,6 +81,19 @@ def disarmed(item: Item | None) -> bool:
         return True
 
 
+def acknowledgement(item: Item) -> ev.Acked | None:
+    """What the arbiter of the key has applied; None where that cannot be read."""
+    try:
+        found = records.parse(item.key, item.value)
+        lists = (found.get("voters"), found.get("condemned"))
+        if not all(type(revision) is int for revision in lists):
+            raise BadRecord(f"{item.key}: fields voters and condemned must be revisions: delete the key")
+    except BadRecord as e:
+        LOG.error("%s", e)
+        return None
+    return ev.Acked(item.key.removeprefix(keys.ACKNOWLEDGED), "", found["voters"], found["condemned"], 0.0)
+
+
 class SeenPages:
     """What agents saw of their domains, taken page by page into a small table; all other keys are left to the snapshot.
 
@@ -171,6 +184,10 @@ def changes(told: Iterable[Change]) -> list[ev.Event]:
     for change in told:
         if change.key == keys.switches():
             found.append(ev.Disarm(disarmed(change.item)))
+            continue
+        if change.key.startswith(keys.ACKNOWLEDGED):
+            acked = acknowledgement(change.item) if change.item is not None else None
+            found += [acked] if acked is not None else []
             continue
         try:
             shape = classify(change.key)

@@ -18,6 +18,7 @@ from vmha.core import actions as act
 from vmha.core import events as ev
 from vmha.core.engine import Engine
 from vmha.ports import Change, Clock, Snapshot
+from vmha.wire import keys
 
 LOG = logging.getLogger(__name__)
 SOON = 0.005  # the loop's grain in seconds
@@ -87,6 +88,10 @@ class StoreSink:
         world = intake.world(snapshot.items, snapshot.revision)
         unreadable = (*world.unreadable, *self._pages.unreadable)
         self._give(ev.StoreSnapshot(replace(world, seen=self._pages.hand_over(), unreadable=unreadable)))
+        for key, item in snapshot.items.items():
+            acked = intake.acknowledgement(item) if key.startswith(keys.ACKNOWLEDGED) else None
+            if acked is not None:
+                self._give(acked)
 
     def changes(self, changes: Sequence[Change]) -> None:
         for event in intake.changes(changes):

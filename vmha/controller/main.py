@@ -21,6 +21,7 @@ from vmha.adapters.notifier import LogNotifier
 from vmha.adapters.nova import Nova
 from vmha.conf import base, controller, engine, etcd
 from vmha.controller import guard
+from vmha.controller.arbiter import Arbiter
 from vmha.controller.beats import Ear
 from vmha.controller.dispatch import Dispatcher
 from vmha.controller.intake import SeenPages
@@ -93,7 +94,8 @@ def lead(c: Configuration, tell_lease: Callable[[int], None]) -> int:
     election = Election(store, c.controller.name, c.core.leader_lease, c.core.leader_renew)
     leadership = Leadership(store, election, events.put, journal, tell_lease)
     pages = SeenPages()
-    watch = store.watch(keys.PREFIX, StoreSink(events.put, pages), pages)
+    arbiter = Arbiter(store, c.controller.name, StoreSink(events.put, pages))
+    watch = store.watch(keys.PREFIX, arbiter, pages)
     leadership.start()
     LOG.info(
         "controller %s hears beats on %s",
@@ -105,7 +107,7 @@ def lead(c: Configuration, tell_lease: Callable[[int], None]) -> int:
     finally:
         leadership.close()
         watch.stop()
-        for part in (dispatcher, journal, receiver, nova, fencer, recorder):
+        for part in (arbiter, dispatcher, journal, receiver, nova, fencer, recorder):
             if part is not None:
                 part.close()
     return 0

@@ -141,7 +141,7 @@ class AgentStuck:
 
 @dataclass(frozen=True, slots=True)
 class Acked:
-    """A signed beat (or a controller's own word, of an arbiter) told which lists the voter has applied, by revision, at ``at``."""
+    """A signed beat told at ``at`` which lists the voter has applied, by revision; of an arbiter its record in the store (``at`` 0)."""
 
     host: str
     boot: str

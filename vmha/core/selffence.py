@@ -56,11 +56,17 @@ def loaded(known: Known | None, revision: int, condemned: Iterable[str]) -> Know
     return Known(revision, frozenset(condemned))
 
 
-def followed(known: Known | None, revision: int, host: str, condemned: bool) -> Known | None:
-    """One change told by a watch that began at what is known; without a listing in this boot nothing is known."""
-    if known is None or revision <= known.revision:
-        return known
-    hosts = known.condemned | {host} if condemned else known.condemned - {host}
+def followed(known: Known | None, changes: Iterable[tuple[int, str, bool]]) -> Known | None:
+    """Changes (revision, host, condemned now) that a watch told together, in order, all of each revision among them.
+
+    Those that are older than what is known change nothing; without a listing in this boot nothing is known.
+    """
+    if known is None:
+        return None
+    revision, hosts = known.revision, known.condemned
+    for at, host, condemned in changes:
+        if at > known.revision:
+            revision, hosts = max(revision, at), hosts | {host} if condemned else hosts - {host}
     return Known(revision, hosts)
 
 

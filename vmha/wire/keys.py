@@ -19,6 +19,7 @@ DECISIONS = PREFIX + "decisions/"
 VOTERS = PREFIX + "voters"
 COMMANDS = PREFIX + "commands/"
 ANSWERS = PREFIX + "answers/"
+ACKNOWLEDGED = PREFIX + "acknowledged/"
 MEMBERS = PREFIX + "members/"
 LOCKS = PREFIX + "locks/"
 
@@ -71,6 +72,11 @@ def command(target: str, command_id: str) -> str:
 def answer(target: str) -> str:
     """What became of the last command about the target."""
     return ANSWERS + part(target)
+
+
+def acknowledged(controller: str) -> str:
+    """Which lists the arbiter has applied, by revision: ``voters`` and ``condemned``."""
+    return ACKNOWLEDGED + part(controller)
 
 
 def unprotected(host: str) -> str:

@@ -5,10 +5,11 @@ import os
 import pytest
 
 from vmha.agent.gate import AgentLock, GateFile, UnprotectedList
+from vmha.agent.lists import CondemnedChanged, CondemnedListed, CondemnedSink, Lists, VotersSeen, voters_seen
 from vmha.agent.look import Look, word
 from vmha.agent.main import tell_systemd
 from vmha.agent.watched import CondemnedSeen, KeySink, UnprotectedSeen, condemned_seen, unprotected_seen
-from vmha.core.model import Word
+from vmha.core.model import Voters, Word
 from vmha.errors import BadConfig
 from vmha.ports import Change, Domain, Item, Snapshot
 
@@ -98,3 +99,36 @@ def test_systemd_is_told_where_it_listens(tmp_path):
         assert s.recv(100) == b"READY=1"
     tell_systemd("READY=1", {"NOTIFY_SOCKET": path + "x"}.get)
     tell_systemd("READY=1", {}.get)
+
+
+def test_what_a_voter_knows_is_kept_for_its_boot_and_told_only_while_it_votes(tmp_path):
+    lists = Lists("h1", str(tmp_path), "boot-1")
+    assert lists.acknowledged() == (0, 0)
+    assert not lists.take(CondemnedChanged(((5, "h2", True),))), "no listing yet"
+    assert lists.take(CondemnedListed(7, frozenset({"h3"}))) and lists.acknowledged() == (0, 0)
+    assert lists.take(VotersSeen(Voters(("h1", "h2"), revision=6))) and lists.acknowledged() == (6, 7)
+    assert lists.take(CondemnedChanged(((8, "h2", True), (8, "h4", True), (9, "h3", False))))
+    assert not lists.take(CondemnedListed(8, frozenset())), "older than what is known"
+    again = Lists("h1", str(tmp_path), "boot-1")
+    assert again.acknowledged() == (6, 9) and again.known.condemned == {"h2", "h4"}
+    assert Lists("h1", str(tmp_path), "boot-2").acknowledged() == (0, 0)
+    assert again.take(VotersSeen(Voters(("h2",), previous=("h1",), revision=10))) and again.acknowledged() == (10, 9)
+    assert again.take(VotersSeen(Voters(("h2",), revision=11))) and again.acknowledged() == (0, 0)
+    (tmp_path / "lists").write_text("{")
+    assert Lists("h1", str(tmp_path), "boot-1").known is None
+
+
+def test_a_list_of_voters_that_cannot_be_read_changes_nothing():
+    assert voters_seen(None) == VotersSeen(None)
+    assert voters_seen(item("voters", b"{}")) is None
+    assert voters_seen(item("voters", b'{"v": 1, "names": ["h1"]}')) == VotersSeen(Voters(("h1",), revision=7))
+
+
+def test_every_condemned_host_is_listed_and_the_own_one_told():
+    posted = []
+    own = KeySink("/vmha/v1/condemned/h1", condemned_seen, posted.append)
+    sink = CondemnedSink(own, posted.append)
+    sink.snapshot(Snapshot(9, {"/vmha/v1/condemned/h2": item("/vmha/v1/condemned/h2")}))
+    assert posted == [CondemnedListed(9, frozenset({"h2"})), CondemnedSeen(0)]
+    sink.changes([Change("/vmha/v1/condemned/h1", item("/vmha/v1/condemned/h1", b"x", 12), 12)])
+    assert posted[2:] == [CondemnedChanged(((12, "h1", True),)), CondemnedSeen(12)]

@@ -1,9 +1,12 @@
 """Settings: what is right is taken, what is wrong is refused with the sentence that says what to change."""
 
+from dataclasses import fields
+
 import pytest
 from oslo_config import cfg
 
-from vmha.conf import agent, base, beat, etcd, opts
+from vmha.conf import agent, base, beat, engine, etcd, opts
+from vmha.core.settings import Settings
 from vmha.errors import BadConfig
 
 BEAT = """
@@ -130,3 +133,12 @@ def test_agent(conf):
 
 def test_every_option_has_a_help_text():
     assert all(len(o.help) > 20 for _, group in opts.list_opts() for o in group)
+
+
+def test_every_setting_of_the_core_has_an_option(conf):
+    named = {name for names in engine.GROUPS.values() for name in names} | set(engine.ELSEWHERE)
+    assert {f.name for f in fields(Settings)} - named == {"hold_max"}, "nothing reads that one yet"
+    assert engine.settings(conf("")) == Settings(tenant_may_set=("protect",))
+    assert engine.settings(conf("[beat]\nperiod = 0.3\n[agent]\nlease_renew = 2\n")).beat_period == 0.3
+    with pytest.raises(BadConfig, match="set host_renew to at most 3"):
+        engine.settings(conf("[agent]\nlease_renew = 4\n"))

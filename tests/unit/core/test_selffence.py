@@ -182,13 +182,15 @@ def test_who_may_be_answered(known: Known | None, mine: int, theirs: int, says: 
 
 
 def test_the_condemned_list_is_loaded_in_this_boot_and_then_followed() -> None:
-    assert followed(None, 9, "h1", True) is None
+    assert followed(None, [(9, "h1", True)]) is None
     known = loaded(None, 10, ["h2"])
     assert known == Known(10, frozenset({"h2"}))
-    assert followed(known, 10, "h1", True) == known, "listed already"
-    known = followed(known, 11, "h1", True)
+    assert followed(known, [(10, "h1", True)]) == known, "listed already"
+    known = followed(known, [(11, "h1", True)])
     assert known == Known(11, frozenset({"h1", "h2"}))
-    assert followed(known, 12, "h2", False) == Known(12, frozenset({"h1"}))
+    assert followed(known, [(12, "h2", False)]) == Known(12, frozenset({"h1"}))
+    both = followed(known, [(12, "h3", True), (12, "h4", True), (13, "h3", False)])
+    assert both is not None and both == Known(13, known.condemned | {"h4"}), "one transaction can condemn two"
     assert loaded(known, 9, []) == known, "an older listing"
     assert loaded(known, 13, ["h4"]) == Known(13, frozenset({"h4"}))
 
