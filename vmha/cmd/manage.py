@@ -6,11 +6,7 @@
     vmha-manage host condemn|confirm HOST --reason WHY
     vmha-manage voters init | show
     vmha-manage host list                       hosts, their registration and condemnation
-    vmha-manage host release HOST               let a reconciled host back (where return_to_service is off)
-    vmha-manage host maintain HOST [--off]      not judged while an operator works on it
-    vmha-manage instance set UUID --protect P [--priority N]
-    vmha-manage segment set NAME --protect P
-    vmha-manage disarm | arm                    no new condemnation while disarmed
+    vmha-manage host set|maintain|release, instance set, segment set, disarm, arm    see vmha.cmd.settings
 
 Exit status: 0 done, 1 not found or the store did not answer, 2 wrong usage or configuration.
 """
@@ -22,17 +18,16 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from oslo_config import cfg
 
 from vmha.adapters.etcd import EtcdStore
-from vmha.cmd import orders
+from vmha.cmd import orders, settings
 from vmha.conf import etcd, opts
 from vmha.controller import intake
 from vmha.core import events as ev
-from vmha.core.model import HostSettings, InstanceSettings, Protect, Recovery, SegmentSettings, Stage
+from vmha.core.model import HostSettings, Recovery, Stage
 from vmha.errors import VmhaError
 from vmha.wire import keys, records
 
@@ -67,22 +62,15 @@ def _parser() -> argparse.ArgumentParser:
     orders.add_recovery(recovery, _add)
     host = groups.add_parser("host", help="hosts").add_subparsers(required=True, metavar="WHAT")
     _add(host, "list", host_list, help="hosts, their registration and condemnation")
-    _add(host, "release", host_release, help="let a reconciled host back in service").add_argument("host")
-    _add(host, "maintain", host_maintain, ("--off",), help="not judged while you work on it").add_argument("host")
+    settings.add_host(host, _add)
     orders.add_host(host, _add)
     voters = groups.add_parser("voters", help="who answers for others when etcd is away")
     orders.add_voters(voters.add_subparsers(required=True, metavar="WHAT"), _add)
     instance = groups.add_parser("instance", help="instances").add_subparsers(required=True, metavar="WHAT")
-    one = _add(instance, "set", instance_set, help="an admin's word about one instance")
-    one.add_argument("uuid")
-    one.add_argument("--protect", choices=list(Protect))
-    one.add_argument("--priority", type=int)
+    settings.add_instance(instance, _add)
     segment = groups.add_parser("segment", help="segments").add_subparsers(required=True, metavar="WHAT")
-    default = _add(segment, "set", segment_set, help="the default of a segment")
-    default.add_argument("name")
-    default.add_argument("--protect", choices=list(Protect), required=True)
-    _add(groups, "disarm", lambda s, a: _arm(s, True), help="no new condemnation")
-    _add(groups, "arm", lambda s, a: _arm(s, False), help="act again")
+    settings.add_segment(segment, _add)
+    settings.add_cloud(groups, _add)
     return parser
 
 
@@ -181,48 +169,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> No
     widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
     for row in (head, *rows):
         print("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip())
-
-
-# --- writing -------------------------------------------------------------------------------------------------------
-
-
-def _settings_of(store: EtcdStore, host: str) -> HostSettings:
-    item = store.get(keys.host_settings(host))
-    if item is None:
-        raise VmhaError(f"vmha knows no host {host}: see vmha-manage host list")
-    return records.decode(HostSettings, item.key, item.value)
-
-
-def _put(store: EtcdStore, key: str, value: Any) -> int:
-    store.commit({key: records.encode(value)})
-    return 0
-
-
-def host_release(store: EtcdStore, args: argparse.Namespace) -> int:
-    condemned = _world(store).condemned.get(args.host)
-    if condemned is None:
-        raise VmhaError(f"host {args.host} is not condemned: nothing to release")
-    return _put(
-        store, keys.host_settings(args.host), replace(_settings_of(store, args.host), release=condemned.revision)
-    )
-
-
-def host_maintain(store: EtcdStore, args: argparse.Namespace) -> int:
-    return _put(store, keys.host_settings(args.host), replace(_settings_of(store, args.host), maintenance=not args.off))
-
-
-def instance_set(store: EtcdStore, args: argparse.Namespace) -> int:
-    protect = Protect(args.protect) if args.protect else None
-    return _put(store, keys.instance_settings(args.uuid), InstanceSettings(args.uuid, protect, args.priority))
-
-
-def segment_set(store: EtcdStore, args: argparse.Namespace) -> int:
-    return _put(store, keys.segment_settings(args.name), SegmentSettings(args.name, Protect(args.protect)))
-
-
-def _arm(store: EtcdStore, disarmed: bool) -> int:
-    store.commit({keys.switches(): json.dumps({"v": records.VERSION, "disarmed": disarmed}).encode()})
-    return 0
 
 
 if __name__ == "__main__":

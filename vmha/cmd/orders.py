@@ -45,13 +45,13 @@ Add = Callable[..., argparse.ArgumentParser]
 def add_recovery(parsers: Any, add: Add) -> None:
     """The orders about a recovery."""
     for name, text in RECOVERY.items():
-        _arguments(add(parsers, name, _run(Verb(name)), help=text), reason=name == "resolve")
+        arguments(add(parsers, name, _run(Verb(name)), help=text), reason=name == "resolve")
 
 
 def add_host(parsers: Any, add: Add) -> None:
     """The orders about a host that need a reason."""
     for name, (text, verb) in HOST.items():
-        _arguments(add(parsers, name, _run(verb), help=text), reason=True)
+        arguments(add(parsers, name, _run(verb), help=text), reason=True)
 
 
 def add_voters(parsers: Any, add: Add) -> None:
@@ -62,8 +62,10 @@ def add_voters(parsers: Any, add: Add) -> None:
     add(parsers, "show", voters_show, help="the list")
 
 
-def _arguments(parser: argparse.ArgumentParser, reason: bool) -> None:
-    parser.add_argument("host")
+def arguments(parser: argparse.ArgumentParser, reason: bool, host: bool = True) -> None:
+    """What every order takes; ``reason``: it must be given."""
+    if host:
+        parser.add_argument("host")
     parser.add_argument("--reason", required=reason, default="", help="is written into the record")
     parser.add_argument("--by", default=getpass.getuser(), help="who orders it (default: %(default)s)")
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait for the leader's answer")

@@ -313,6 +313,8 @@ def _disarm(command: Command, turn: Turn) -> Outcome:
 
 
 def _arm(command: Command, turn: Turn) -> Outcome:
+    for other in [c for c in pending(turn, command.target) if c.verb is Verb.DISARM]:
+        _answer(other, refused(f"armed again by {command.by or 'nobody'} before the running fences had ended"), turn)
     turn.brakes.disarmed = False
     turn.seen_fleet = None
     return Result("vmha acts again", disarmed=False)

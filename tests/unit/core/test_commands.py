@@ -561,3 +561,22 @@ def test_disarm_stops_new_fences_at_once_and_is_done_when_the_running_ones_are()
     w.order(Verb.ARM, CLOUD)
     w.run(5)
     assert not w.disarmed and "h2" in w.of(Condemnation)
+
+
+def test_an_arm_ends_a_disarm_that_still_waits() -> None:
+    w = World(hosts=6)
+    w.run(4)
+    w.order(Verb.CONDEMN, "h1")
+    while "power_off h1" not in w.did():
+        w.now += 0.05
+        w.give(ev.Tick())
+        while w.events and "power_off h1" not in w.did():
+            w.give(w.events.pop(0))
+    w.events = [e for e in w.events if not isinstance(e, ev.CallEnded)]  # the fence agent still runs
+    w.order(Verb.DISARM, CLOUD)
+    w.run(2)
+    assert w.disarmed and [k for k in w.store if k[0] is Command]
+    w.order(Verb.ARM, CLOUD)
+    w.run(5)
+    assert w.answer_about(CLOUD).verb is Verb.ARM and not w.disarmed and not w.of(Command)
+    assert w.said("is refused: armed again by ann before the running fences had ended")
