@@ -14,6 +14,7 @@ from vmha.core.suspicion import BeatFold
 
 STUCK_AFTER = 6.0  # seconds without progress of an agent whose beat process goes on
 STOOD_STILL = 0.5  # seconds that the loop may be late before silence stops counting
+NOTHING = (False, (0, 0))  # what a host has said before its first beat
 
 
 class Ear:
@@ -23,8 +24,7 @@ class Ear:
         self._fold = BeatFold(silence)
         self._lock = threading.Lock()
         self._edge = edge
-        self._stuck: dict[str, bool] = {}
-        self._lists: dict[str, tuple[int, int]] = {}
+        self._said: dict[str, tuple[bool, tuple[int, int]]] = {}  # by host: stuck, lists
 
     def heard(
         self,
@@ -37,19 +37,20 @@ class Ear:
         lists: tuple[int, int] = (0, 0),
     ) -> None:
         """One accepted beat; ``lists``: revisions of the voters' and the condemned list that its sender has applied."""
-        stuck = progress_age is not None and progress_age > STUCK_AFTER
+        says = progress_age is not None and progress_age > STUCK_AFTER, lists
         with self._lock:
             edge = self._fold.heard(host, network, boot, at)
-            change = self._stuck.get(host, False) != stuck
-            self._stuck[host] = stuck
-            applied = lists != self._lists.get(host, (0, 0))
-            self._lists[host] = lists
+            said = self._said.get(host, NOTHING)
+            if says != said:
+                self._said[host] = says
         if edge is not None:
             self._edge(edge)
-        if change:
-            self._edge(ev.AgentStuck(host, progress_age or 0.0 if stuck else 0.0))
-        if applied:
-            self._edge(ev.Acked(host, boot, *lists, at))
+        if says != said:
+            stuck = says[0]
+            if stuck != said[0]:
+                self._edge(ev.AgentStuck(host, progress_age or 0.0 if stuck else 0.0))
+            if lists != said[1]:
+                self._edge(ev.Acked(host, boot, *lists, at))
 
     def silent(self, now: float, heard_until: float, planned: float) -> list[ev.Silent]:
         """Edges of silence up to ``heard_until``; ``planned`` is when the loop meant to look at the latest."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from vmha.controller import intake
 from vmha.controller.beats import Ear
+from vmha.controller.memory import give_back
 from vmha.controller.recorder import Recorder
 from vmha.core import actions as act
 from vmha.core import events as ev
@@ -92,6 +93,7 @@ class StoreSink:
             acked = intake.acknowledgement(item) if key.startswith(keys.ACKNOWLEDGED) else None
             if acked is not None:
                 self._give(acked)
+        give_back()
 
     def changes(self, changes: Sequence[Change]) -> None:
         for event in intake.changes(changes):

@@ -19,6 +19,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from vmha.controller.memory import give_back
 from vmha.core import checkpoint
 from vmha.core import events as ev
 from vmha.core.actions import Action
@@ -27,6 +28,7 @@ from vmha.wire import trace
 
 LOG = logging.getLogger(__name__)
 MOST_WAITING = 10_000  # lines
+LARGE = 1 << 18  # bytes of a line whose making took so much memory that it is given back at once
 AGAIN = 10.0  # seconds until a file that could not be written is tried again
 
 
@@ -84,7 +86,9 @@ class Recorder:
     def _run(self) -> None:
         while (line := self._queue.get()) is not None:
             try:
-                self._write(line)
+                if self._write(line) >= LARGE:
+                    del line
+                    give_back()
             except OSError as e:
                 self._failed(e)
             except Exception:
@@ -92,10 +96,11 @@ class Recorder:
                 self._lose()
         self._shut()
 
-    def _write(self, line: trace.Line) -> None:
+    def _write(self, line: trace.Line) -> int:
+        """The bytes that were written.  OSError."""
         start = isinstance(line, trace.Start)
         if not start and self._file < 0:
-            return  # lost before; a checkpoint will come
+            return 0  # lost before; a checkpoint will come
         if start:
             self._begin()
         told = trace.encode(line)
@@ -109,6 +114,7 @@ class Recorder:
             self._told = False
         if self._since >= self._part and not self._why:
             self._why, self._since = "full", 0
+        return written
 
     def _begin(self) -> None:
         """The file to which a checkpoint goes: the one that is there, or a new one where that is full."""

@@ -46,6 +46,9 @@ class Heard(NamedTuple):
     condemned: int
 
 
+_made = tuple.__new__  # of a named tuple, without the function that its class makes for it: twice as quick
+
+
 class Refused(NamedTuple):
     """A datagram that does not count.  ``host`` is set only where the MAC was right."""
 
@@ -134,7 +137,8 @@ class Sessions:
         flow.at = now
         flow.sequence = sequence
         age = None if age_ms == wire.NEVER_MS else age_ms / 1000
-        return Heard(flow.host.name, flow.network, flow.name, flow.start, sequence, progress, age, voters, condemned)
+        said = (flow.host.name, flow.network, flow.name, flow.start, sequence, progress, age, voters, condemned)
+        return _made(Heard, said)
 
     def _stranger(self, same: bytes) -> _Flow | None:
         """A flow that is not yet kept: its MAC is still to be checked."""
