@@ -14,7 +14,7 @@ import heapq
 from dataclasses import replace
 from typing import Any, assert_never
 
-from vmha.core import chores, commands, judge, moving, outcomes, recovery, returning, silence, takeover
+from vmha.core import chores, commands, judge, moving, outcomes, recovery, returning, silence, takeover, upkeep
 from vmha.core import events as ev
 from vmha.core.actions import Action, Commit
 from vmha.core.model import (
@@ -30,7 +30,6 @@ from vmha.core.model import (
     Recovery,
     SegmentSettings,
     Stage,
-    StepState,
     Voters,
 )
 from vmha.core.settings import Settings
@@ -294,7 +293,7 @@ class Engine:
             return {name}
         if kind is InstanceSeen:
             put(self.world.seen, (event.key[0], event.key[1]), value)
-            return {c.record.host for c in self.cases.values() if _verifying(c, event.key[1])}
+            return {c.record.host for c in self.cases.values() if upkeep.verifying(c, event.key[1])}
         if kind is Condemnation:
             return self._condemned(name, value, turn)
         if kind is SegmentSettings:
@@ -397,6 +396,7 @@ class Engine:
         self.brakes.flaps.setdefault(view.name, {})[record.id] = turn.now
         self.brakes.approved.discard(view.name)
         view.service_again = view.inventory_again = NEVER  # what follows needs reads of its own, at once
+        view.back_since = view.service_baseline = None  # of an earlier death
         view.condemnation, view.state, view.hold = condemnation, HostState.CONDEMNED, ""
         turn.say(view.name, f"condemned (boot {condemnation.boot[:8] or 'unknown'}): {condemnation.reason}", "warning")
         return case
@@ -493,10 +493,3 @@ def _uncondemned(view: HostView) -> None:
     if view.condemnation is not None:
         view.condemnation, view.state = None, HostState.UNKNOWN
         judge.clear(view)
-
-
-def _verifying(case: Case, uuid: str) -> bool:
-    step = case.steps.get(uuid)
-    if step is None:
-        return any(s.state is StepState.PLACED for s in case.steps.values())
-    return step.state in (StepState.ARRIVED, StepState.STARTING, StepState.DONE)

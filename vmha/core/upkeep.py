@@ -75,3 +75,11 @@ def back_off(attempts: int, settings: Settings) -> float:
     """Seconds until something that failed so many times is tried again."""
     doublings = max(0, min(attempts, 30) - 1)
     return min(settings.retry_first * float(2**doublings), settings.retry_most)
+
+
+def verifying(case: Case, uuid: str) -> bool:
+    """What an agent sees of this instance may take the case further."""
+    step = case.steps.get(uuid)
+    if step is None:
+        return any(s.state is StepState.PLACED for s in case.steps.values())
+    return step.state in (StepState.ARRIVED, StepState.STARTING, StepState.DONE)
