@@ -54,6 +54,7 @@ def test_nothing_is_written_while_nothing_changes(one):
     one.until_says(gate="open", hook=True, beating=True)
     until(lambda: len(one.instances()) == 1)
     before = one.store.list("/").revision
+    until(one.heard.fresh)
     heard = one.heard.last()[5]
     until(lambda: one.heard.last()[5] > heard + 3, says="three seconds of beats")
     assert one.store.list("/").revision == before
