@@ -249,6 +249,36 @@ def test_what_was_seen_before_the_order_does_not_count() -> None:
     assert "kernel answers" in w.answer_about("h1").text
 
 
+def test_a_persons_word_waits_until_the_power_was_read_anew() -> None:
+    w = condemned()
+    w.bmc["h1"] = "hangs"
+    w.order(Verb.CONFIRM_DEAD, "h1")
+    w.run(20)
+    assert record(w).proof is None and w.of(Command) != {}
+
+
+def test_a_kernel_without_an_address_is_not_asked() -> None:
+    w = condemned()
+    w.store[HostSettings, "h1"] = HostSettings("h1", "h1-boot1")
+    w.start_controller()
+    w.engine.views["h1"].alive = None
+    w.log.clear()
+    w.order(Verb.CONFIRM_DEAD, "h1")
+    w.run(8)
+    assert record(w).proof == "P4" and not [a for a in w.log if isinstance(a, act.Probe)]
+
+
+def test_a_persons_word_comes_before_anything_was_looked_at() -> None:
+    w = World()
+    w.run(4)
+    w.bmc["h1"] = "unreachable"
+    w.order(Verb.CONDEMN, "h1")
+    w.run(0.05)
+    w.order(Verb.CONFIRM_DEAD, "h1")
+    w.run(8)
+    assert "beats come" in w.answer_about("h1").text and record(w).proof is None
+
+
 def test_a_beat_after_a_persons_word_refutes_it() -> None:
     w = condemned()
     w.nova_down = True

@@ -334,3 +334,41 @@ def test_same_input_same_actions() -> None:
         died(w, 10)
         logs.append(w.log)
     assert logs[0] == logs[1]
+
+
+def test_an_answer_that_comes_after_its_record_was_closed_changes_nothing() -> None:
+    w = World()
+    w.add_instance("a", "h1")
+    died(w)
+    call = next(c for c in w.calls if c.kind is CallKind.EVACUATE)
+    before = len(w.log)
+    w.give(ev.CallEnded(call, Outcome.FAILED, "late"))
+    w.run(30)
+    assert w.did().count("evacuate a") == 1 and not any("late" in str(a) for a in w.log[before:])
+
+
+def test_an_order_to_power_off_whose_agent_was_ended_is_given_again_without_a_wait() -> None:
+    """Its process is surely over, as the shell ends it: a reading tells what it did (safety.md section 4)."""
+    w = World(settings=Settings(fence_limit=60.0))
+    w.add_instance("a", "h1")
+    w.run(4)
+    w.refuse[CallKind.POWER_OFF] = (Outcome.UNKNOWN, "ended after its time")
+    w.beating["h1"], w.icmp["h1"] = False, False
+    w.lease_ends("h1")
+    w.run(4)
+    del w.refuse[CallKind.POWER_OFF]
+    w.run(30)
+    assert w.did().count("power_off h1") == 2 and only_recovery(w).stage is Stage.CLOSED
+
+
+def test_a_kernels_silence_from_before_the_suspicion_is_no_evidence() -> None:
+    w = World()
+    w.run(4)
+    w.icmp["h1"] = None  # cannot be asked
+    w.beating["h1"] = False
+    w.lease_ends("h1")
+    w.run(4)
+    assert w.state("h1") == "suspect"
+    w.give(ev.Probed("h1", {"management": False}, w.now - 10))
+    w.give(ev.Tick())
+    assert w.of(Condemnation) == {}

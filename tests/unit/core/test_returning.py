@@ -132,13 +132,20 @@ def test_a_registration_without_beats_or_beats_without_a_lease_are_no_return() -
 
 def test_nothing_about_it_may_be_open() -> None:
     """An evacuation from it that another leader asked for may still land."""
-    w = closed()
+    w = closed(stability_delay=2.0)
     call = next(c for c in w.calls if c.kind is CallKind.EVACUATE)
     w.put(replace(call, id="9-00001", outcome=None))
     w.start_controller()
     w.boot("h1")
     w.run(9)
     assert (Condemnation, "h1") in w.store
+    while not w.said("can no longer take effect"):
+        w.run(0.05)
+    waited = w.now
+    while (Condemnation, "h1") in w.store:
+        w.run(0.05)
+    case = next(iter(w.engine.cases.values()))
+    assert case.inventory_began > waited, "what the call did is read after its end, before the host is let back"
     w.run(60)
     assert record(w).stage is Stage.ENDED
 
