@@ -374,7 +374,7 @@ class Agent:
             self._feed()
 
     def _must_be_valid(self) -> bool:
-        return self.host.gate or any(u not in self.host.unprotected for u in self.host.qemu)
+        return self.host.gate or bool(self.host.protected())
 
     def _feed(self) -> None:
         """Begin or stop to feed; a watchdog that is not fed resets the host."""

@@ -227,6 +227,12 @@ class Happenings:
         if server is not None:
             self._host(server.host).crash(instance, "shutoff")
 
+    def _vm_local_start(self, instance: str) -> None:
+        """A call to start the domain reaches libvirt on the instance's host: an agent's that was under way, or ``virsh start``."""
+        server = self._server(instance)
+        if server is not None and not self._host(server.host).start(instance):
+            self._world.output.event(f"{server.host} does not start {instance}: its gate is shut")
+
     def _vm_panic(self, instance: str) -> None:
         self._guest(instance, "panicked")
 

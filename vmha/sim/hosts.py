@@ -66,6 +66,7 @@ class Host:
     boots: int = 1
     life: int = 0  # counts losses of power: what was begun under an older number never ends
     qemu: dict[str, Qemu] = field(default_factory=dict)
+    starting: set[str] = field(default_factory=set)  # the hook has let them pass, their QEMU is not there yet
     defined: set[str] = field(default_factory=set)
     beat: bool = True
     libvirt: bool = True
@@ -99,6 +100,7 @@ class Host:
         self.power, self.life, self.lost_at = Power.OFF, self.life + 1, self.clock.now
         for uuid in list(self.qemu):
             self._gone(uuid)
+        self.starting.clear()
         self.gate = False
         for lost in self.on_loss:
             lost(self)
@@ -136,13 +138,23 @@ class Host:
         return uuid not in self.denied and (self.gate or uuid in self.unprotected)
 
     def start(self, uuid: str) -> bool:
-        """Define and start the domain, as far as libvirt and its hook let it; whether it runs now."""
+        """Define and start the domain, as far as libvirt and its hook let it; whether it runs now or is starting."""
         if not self.up or not self.libvirt:
             return False
         self.defined.add(uuid)
-        if uuid not in self.qemu and self.allows(uuid):
+        if uuid in self.active() or not self.allows(uuid):
+            return uuid in self.active()
+        if self.physics.launch:
+            self.starting.add(uuid)
+            self.clock.after(self.physics.launch, self._launched, uuid, self.life)
+        else:
             self._runs(uuid)
-        return uuid in self.qemu
+        return True
+
+    def _launched(self, uuid: str, life: int) -> None:
+        if self.life == life and uuid in self.starting:
+            self.starting.discard(uuid)
+            self._runs(uuid)
 
     def _runs(self, uuid: str) -> None:
         self.qemu[uuid] = Qemu(uuid, since=self.clock.now)
@@ -162,11 +174,15 @@ class Host:
     def destroy(self, uuid: str) -> bool:
         """End it through libvirt; False when libvirt does not answer."""
         if self.up and self.libvirt:
+            if uuid in self.starting:
+                self.starting.discard(uuid)
+                self.domain(self, uuid, "shutoff")
             self._gone(uuid, "shutoff")
-        return uuid not in self.qemu
+        return uuid not in self.active()
 
     def undefine(self, uuid: str) -> bool:
         if self.up and self.libvirt and uuid in self.defined:
+            self.starting.discard(uuid)
             self._gone(uuid)
             self.defined.discard(uuid)
             self.domain(self, uuid, "gone")
@@ -203,6 +219,10 @@ class Host:
         self.qemu[uuid] = Qemu(uuid)
         self.copies.setdefault(uuid, set()).add(self.name)
 
+    def active(self) -> set[str]:
+        """What libvirt's list shows: domains that run, and those that it is starting."""
+        return self.starting | set(self.qemu)
+
     def protected(self) -> list[str]:
-        """Protected QEMU processes, by the host's own list (unknown counts as protected)."""
-        return sorted(u for u in self.qemu if u not in self.unprotected)
+        """Protected active domains, by the host's own list (unknown counts as protected)."""
+        return sorted(u for u in self.active() if u not in self.unprotected)

@@ -113,7 +113,7 @@ class NovaComputes:
                 self._stop_if_stopped(host, self._nova.servers[uuid])
 
     def _stop_if_stopped(self, host: Host, server: Server) -> None:
-        runs = server.host != host.name or server.name in host.qemu
+        runs = server.host != host.name or server.name in host.active()
         if not runs and server.vm_state == "active" and server.task is None:
             server.set(vm_state="stopped")
 

@@ -18,6 +18,7 @@ class Physics:
     nova_latency: float = 0.05  # one way
     schedule: float = 0.2  # Nova's conductor and scheduler, for one evacuation
     spawn: float = 2.0  # claim to running guest
+    launch: float = 0.0  # libvirt's hook to running QEMU, of every start
     builds_at_once: int = 10  # Nova's max_concurrent_builds of each host
     lifecycle: float = 15.0  # a stopped domain is told to Nova this late
     power_sync: float = 600.0  # Nova's sync of power states
