@@ -31,10 +31,11 @@ class Heard:
         self.beats: list[tuple[str, str, str, int, float | None, float]] = []
         self.lists: dict[str, tuple[int, int]] = {}  # network to what the last beat there acknowledged
 
-    def heard(self, host, network, boot, progress, progress_age, at, lists):
+    def heard(self, beats, at):
         with self.lock:
-            self.beats.append((host, network, boot, progress, progress_age, at))
-            self.lists[network] = lists
+            for b in beats:
+                self.beats.append((b.host, b.network, b.boot, b.progress, b.progress_age, at))
+                self.lists[b.network] = b.voters, b.condemned
 
     def last(self):
         with self.lock:

@@ -23,30 +23,19 @@ LOG = logging.getLogger(__name__)
 
 BUFFER = 16 << 20  # bytes asked of the kernel: a second of 10,000 hosts
 BATCH = 256  # datagrams read with one system call
-GATHER = 0.025  # seconds let pass after a batch: one wake-up then serves many beats; silence is noticed so much later at the most
+GATHER = (
+    0.025  # seconds let pass at the most: one wake-up then serves many beats, and silence is noticed no later than that
+)
 LOOK = 0.5  # seconds after which an idle thread looks whether it should end
 SAY_EVERY = 60.0
 SAID_MAX = 10_000
 
 
 class BeatSink(Protocol):
-    """Takes what was heard.  Called from the receiver's threads, thousands of times a second: it must only note or enqueue."""
+    """Takes what was heard.  Called from the receiver's threads, thousands of beats a second: it must only note or enqueue."""
 
-    def heard(
-        self,
-        host: str,
-        network: str,
-        boot: str,
-        progress: int,
-        progress_age: float | None,
-        at: float,
-        lists: tuple[int, int],
-    ) -> None:
-        """A proven session of ``host`` was heard at clock time ``at``.
-
-        ``progress`` counts the agent's signs of life in this session; ``progress_age`` is the seconds since the last one when
-        the beat was sent, None when there was none.  ``lists``: revisions of the voters' and the condemned list that it has applied.
-        """
+    def heard(self, beats: Sequence[Heard], at: float) -> None:
+        """Beats of proven sessions, in the order in which they came, all of one network; read at clock time ``at``."""
 
 
 class BeatReceiver:
@@ -128,28 +117,27 @@ class BeatReceiver:
         if not datagrams:
             return
         self._take(network, s, batch, datagrams, self._clock.now())
+        count = len(datagrams)
         while len(datagrams) == BATCH:
             asked = self._clock.now()
             datagrams = batch.receive(wait=False)
             self._take(network, s, batch, datagrams, self._clock.now())
+            count += len(datagrams)
         self._drained[network] = asked
-        time.sleep(GATHER)
+        time.sleep(GATHER * min(1.0, BATCH / count))  # where many come, fewer need to be waited for
 
     def _take(self, network: str, s: socket.socket, batch: Batch, datagrams: list[bytes], now: float) -> None:
         """Judge a batch that came by ``now``."""
         with self._lock:
             take = self._sessions.take
             results = [take(datagram, network, now) for datagram in datagrams]
-        heard, others = self._sink.heard, 0
-        for n, result in enumerate(results):
-            if type(result) is Heard:
-                host, _, boot, _, _, progress, age, voters, condemned = result
-                heard(host, network, boot, progress, age, now, (voters, condemned))
-            else:
-                others += 1
-                self._not_heard(network, s, result, batch.source(n), now)
-        with self._lock:
-            self._heard += len(results) - others
+            self._heard += sum([type(result) is Heard for result in results])
+        beats = [result for result in results if type(result) is Heard]
+        if len(beats) < len(results):
+            for n, result in enumerate(results):
+                if type(result) is not Heard:
+                    self._not_heard(network, s, result, batch.source(n), now)
+        self._sink.heard(beats, now)
 
     def _not_heard(
         self, network: str, s: socket.socket, result: Heard | Refused | Unproven, source: tuple[str, int], now: float
