@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tests.unit.core.harness import World
 from vmha.core import events as ev
-from vmha.core.model import CallKind, Condemnation, Migration, Outcome, PowerState, Recovery, Stage, StepState
+from vmha.core.model import (
+    FENCED,
+    CallKind,
+    Condemnation,
+    InstanceSeen,
+    Migration,
+    Outcome,
+    PowerState,
+    Recovery,
+    Stage,
+    StepState,
+)
 from vmha.core.settings import Settings
 
 
@@ -372,3 +385,18 @@ def test_a_kernels_silence_from_before_the_suspicion_is_no_evidence() -> None:
     w.give(ev.Probed("h1", {"management": False}, w.now - 10))
     w.give(ev.Tick())
     assert w.of(Condemnation) == {}
+
+
+@pytest.mark.parametrize(("boot", "runs"), [("h1-boot1", True), ("h1-boot0", False)])
+def test_what_its_agent_destroyed_in_this_boot_is_started_again_what_it_did_in_an_earlier_one_is_not(
+    boot: str, runs: bool
+) -> None:
+    w = World()
+    w.add_instance("a", "h1", vm_state="stopped", power_state=4)
+    seen = InstanceSeen("h1", "a", boot, "shutoff", FENCED)
+    w.put(seen)
+    w.give(ev.StoreChanged(InstanceSeen, ("h1", "a"), seen))
+    w.run(4)
+    w.cut_power("h1")
+    w.run(1)
+    assert next(iter(w.engine.cases.values())).steps["a"].owed is runs
