@@ -28,7 +28,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The cloud as the leader sees it now.  Hosts in maintenance are not in it.
+    """The cloud as the leader sees it now.  Hosts in maintenance are not in it, unless we have condemned them before.
 
     ``down``: hosts silent by beat or condemned.  ``fenced``: times of the orders to power off in the window.  ``stormy``: until
     when a storm that is over still counts, by failure domain, and under "" in the whole cloud.  ``approved``: hosts whose condemnation an operator has approved.

@@ -223,7 +223,7 @@ class Turn:
         return self.seen_fleet
 
     def _fleet(self) -> Fleet:
-        counted = [v for v in self.views.values() if not v.settings.maintenance]
+        counted = [v for v in self.views.values() if not v.settings.maintenance or v.condemnation is not None]
         silent = {v.name for v in counted if v.silent() and self.now - v.silent_since() >= self.settings.silence}
         window = self.now - self.settings.fence_window
         return Fleet(

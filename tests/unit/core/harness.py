@@ -304,6 +304,9 @@ class World:
             return Outcome.UNKNOWN, "503"
         if call.kind is CallKind.EVACUATE:
             self.evacuate(call)
+        elif call.kind is CallKind.START:
+            self.instances[call.instance] = replace(self.instances[call.instance], vm_state="active", power_state=1)
+            self._runs(call.instance)
         elif call.kind is CallKind.RESET_STATE:
             self.instances[call.instance] = replace(self.instances[call.instance], task_state=None, vm_state=call.state)
         else:
@@ -332,9 +335,14 @@ class World:
         state, power = ("stopped", 4) if stays else ("active", 1)
         self.instances[call.instance] = replace(instance, host=target, vm_state=state, power_state=power)
         if not stays:
-            seen = InstanceSeen(target, call.instance, self.boots[target], "running")
-            self.put(seen)
-            self.later(ev.StoreChanged(InstanceSeen, (target, call.instance), seen))
+            self._runs(call.instance)
+
+    def _runs(self, uuid: str) -> None:
+        """The agent of its host sees it running."""
+        host = self.instances[uuid].host
+        seen = InstanceSeen(host, uuid, self.boots[host], "running")
+        self.put(seen)
+        self.later(ev.StoreChanged(InstanceSeen, (host, uuid), seen))
 
     # --- what tests ask --------------------------------------------------------------------------------------------------
 
