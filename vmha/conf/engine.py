@@ -97,6 +97,7 @@ GATES = {
     "storm_cooldown": "Seconds for which the caps must have been kept again after a storm before anything is fenced.",
     "approval": "Condemn nothing without an operator's approval.",
     "hold_page_every": "Seconds between two pages about a hold that lasts.",
+    "hold_max": "Seconds after which a hold that still lasts is told as overdue with each page.",
     "dry_run": "Say what would be condemned, and condemn nothing.",
 }
 POLICY = {

@@ -105,6 +105,11 @@ def disputed(view: HostView) -> str:
     return f"the power of {view.name} reads off but its signed beats still come: check the fencing device's wiring"
 
 
+def overdue(reason: str, age: float, most: float) -> str:
+    """The text of a page about a hold that lasts for ``age`` seconds."""
+    return reason if age < most else f"overdue, for {age / 60:.0f} min: {reason}"
+
+
 def deleted_by_hand(case: Case) -> str:
     return (
         "its condemnation was deleted by hand while its recovery is open: it is written again, as without it guests could start there; "

@@ -217,7 +217,7 @@ def _hold(view: HostView, verdict: Hold, turn: Turn) -> None:
         return
     if turn.now >= view.paged_at + turn.settings.hold_page_every:
         view.paged_at = turn.now
-        turn.page(view.name, verdict.reason)
+        turn.page(view.name, explain.overdue(verdict.reason, turn.now - view.hold_since, turn.settings.hold_max))
     turn.wake(view.name, view.paged_at + turn.settings.hold_page_every)
 
 

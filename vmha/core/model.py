@@ -398,7 +398,7 @@ class Recovery:
 
     ``times_wall`` maps an event's name (suspected, condemned, power_read, fence_confirmed, proven, forced_down,
     first_evacuate, last_evacuate, closed ...) to wall time, for display only.  ``hold`` is the reason it waits for,
-    with ``hold_age`` seconds as rewritten each 5 s (safety.md section 4, 8).
+    which lasts for ``hold_age`` seconds, as rewritten now and again (safety.md section 4, 8).
     """
 
     id: str

@@ -29,4 +29,4 @@ def noted(case: Case, event: ServiceRead | InventoryRead | InstanceRead, turn: T
     if case.stage() in WAITING and case.record.hold in ("", REASON):
         hold(case, turn, REASON)
     else:
-        page_again(case, turn, REASON)
+        page_again(case, turn, REASON, REASON)

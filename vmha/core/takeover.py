@@ -43,6 +43,7 @@ def resume(record: Recovery, view: HostView, turn: Turn) -> None:
     case = Case(record, committed_at=turn.now)
     case.proven_at = case.proof_began = turn.now if record.proof else NEVER
     case.closed_at = turn.now
+    case.hold_since = turn.now - record.hold_age
     case.window = turn.settings.evacuate_first
     case.steps = {s.instance: s for s in record.steps}
     calls = sorted((c for c in turn.world.calls.values() if c.recovery == record.id), key=lambda c: (c.epoch, c.id))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from vmha.core import explain
 from vmha.core.actions import Commit
 from vmha.core.calls import landed_by
 from vmha.core.model import Call, Outcome, Step, StepState
 from vmha.core.settings import Settings
 from vmha.core.view import NEVER, Case, Turn
+
+AGE_EVERY = 30.0  # seconds between two writes of a hold's age
 
 
 def save_soon(case: Case, turn: Turn) -> None:
@@ -20,22 +23,30 @@ def save_soon(case: Case, turn: Turn) -> None:
 
 
 def hold(case: Case, turn: Turn, reason: str, page: bool = True) -> None:
-    """Wait, and say why; a person is paged, and again for as long as the same reason lasts (I13)."""
+    """Wait, and say why; a person is paged, and again for as long as the same reason lasts (I13).
+
+    Its age is kept in the record, so that the next leader knows when it is overdue (safety.md section 4, 8).
+    """
     if case.record.hold != reason:
-        case.change(hold=reason)
+        case.change(hold=reason, hold_age=0.0)
+        case.hold_since = turn.now
         turn.say(
             case.record.host, f"recovery {case.record.id} holds: {reason}", "warning" if page else "info", do="hold"
         )
+    age = turn.now - case.hold_since
+    if age >= case.record.hold_age + AGE_EVERY:
+        case.change(hold_age=round(age))
+    turn.wake(case.record.host, case.hold_since + case.record.hold_age + AGE_EVERY)
     if page:
-        page_again(case, turn, reason)
+        page_again(case, turn, explain.overdue(reason, age, turn.settings.hold_max), reason)
 
 
-def page_again(case: Case, turn: Turn, reason: str) -> None:
+def page_again(case: Case, turn: Turn, text: str, reason: str) -> None:
     """Page a person, once in ``hold_page_every`` for one reason."""
     due = case.paged_at.get(reason, NEVER) + turn.settings.hold_page_every
     if turn.now >= due:
         case.paged_at[reason] = turn.now
-        turn.page(case.record.host, reason)
+        turn.page(case.record.host, text)
         due = turn.now + turn.settings.hold_page_every
     turn.wake(case.record.host, due)
 

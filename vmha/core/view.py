@@ -146,6 +146,7 @@ class Case:
     nova_silent: dict[str, float] = field(
         default_factory=dict
     )  # kind of read to since when Nova has not answered any such
+    hold_since: float = NEVER  # since when it holds for the same reason, under whatever leader
     dirty: bool = False
     saved: float = NEVER
     paged: set[str] = field(default_factory=set)

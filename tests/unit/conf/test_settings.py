@@ -137,7 +137,7 @@ def test_every_option_has_a_help_text():
 
 def test_every_setting_of_the_core_has_an_option(conf):
     named = {name for names in engine.GROUPS.values() for name in names} | set(engine.ELSEWHERE)
-    assert {f.name for f in fields(Settings)} - named == {"hold_max"}, "nothing reads that one yet"
+    assert {f.name for f in fields(Settings)} == named
     assert engine.settings(conf("")) == Settings(tenant_may_set=("protect",))
     assert engine.settings(conf("[beat]\nperiod = 0.3\n[agent]\nlease_renew = 2\n")).beat_period == 0.3
     with pytest.raises(BadConfig, match="set host_renew to at most 3"):

@@ -400,3 +400,17 @@ def test_what_its_agent_destroyed_in_this_boot_is_started_again_what_it_did_in_a
     w.cut_power("h1")
     w.run(20)
     assert ("start a" in w.did()) is runs and only_recovery(w).stage is Stage.CLOSED
+
+
+def test_a_hold_grows_old_over_leaders() -> None:
+    w = World(settings=Settings(hold_max=100.0, hold_page_every=40.0))
+    w.add_instance("a", "h1")
+    w.run(4)
+    w.bmc["h1"] = "unreachable"
+    w.beating["h1"], w.icmp["h1"] = False, False
+    w.lease_ends("h1")
+    w.run(70, tick=0.2)
+    assert only_recovery(w).hold_age >= 30 and not any("overdue" in p for p in w.pages)
+    w.start_controller()
+    w.run(60, tick=0.2)
+    assert any("overdue, for 2 min: the power of h1 is unknown" in p for p in w.pages)
