@@ -31,7 +31,7 @@ class Outside(Protocol):
     nova: Nova
     output: Output
 
-    def probe(self, controller: str, host: str, network: str) -> bool: ...
+    def probe(self, controller: str, host: str, network: str) -> bool | None: ...
 
     def landing(self, call: Call) -> None:
         """The call takes effect now, whatever the other side makes of it."""

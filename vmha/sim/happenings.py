@@ -141,6 +141,12 @@ class Happenings:
     def _storage_ok(self, host: str, store: str = "all") -> None:
         self._host(host).heal_store(store)
 
+    def _shut_out(self, host: str, storage: bool = True, networks: bool = True) -> None:
+        self._world.cuts.shut_out(self._host(host), storage, networks)
+
+    def _let_in(self, host: str) -> None:
+        self._world.cuts.let_in(self._host(host))
+
     def _bmc_fail(self, host: str, mode: str = "unreachable", seconds: float = 30.0) -> None:
         self._world.devices.fail(host, mode, seconds)
 

@@ -74,6 +74,7 @@ class Host:
     unprotected: frozenset[str] = frozenset()  # on disk
     denied: set[str] = field(default_factory=set)  # on disk
     failed_stores: set[str] = field(default_factory=set)
+    mute: bool = False  # shut out by storage and switch: what runs here can neither write nor speak
     booted_at: float = 0.0
     lost_at: float = 0.0  # its power, last
     on_boot: list[Callable[[Host], None]] = field(default_factory=list)
@@ -158,12 +159,24 @@ class Host:
 
     def _runs(self, uuid: str) -> None:
         self.qemu[uuid] = Qemu(uuid, since=self.clock.now)
-        self.copies.setdefault(uuid, set()).add(self.name)
+        self._counts(uuid)
         self.domain(self, uuid, "running")
+
+    def _counts(self, uuid: str) -> None:
+        if not self.mute:
+            self.copies.setdefault(uuid, set()).add(self.name)
+
+    def shut_out(self, mute: bool) -> None:
+        """Storage and switch shut the host out, or let it in again: then what still runs here writes and speaks."""
+        self.mute = mute
+        for uuid in self.qemu:
+            self._counts(uuid)
+            if mute:
+                self.copies[uuid].discard(self.name)
 
     def _gone(self, uuid: str, how: str = "") -> None:
         if self.qemu.pop(uuid, None) is not None:
-            self.copies[uuid].discard(self.name)
+            self.copies.setdefault(uuid, set()).discard(self.name)
             if how:
                 self.domain(self, uuid, how)
 
@@ -217,7 +230,7 @@ class Host:
         """It runs here already when the world begins."""
         self.defined.add(uuid)
         self.qemu[uuid] = Qemu(uuid)
-        self.copies.setdefault(uuid, set()).add(self.name)
+        self._counts(uuid)
 
     def active(self) -> set[str]:
         """What libvirt's list shows: domains that run, and those that it is starting."""

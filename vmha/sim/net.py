@@ -52,6 +52,10 @@ class Net:
     def of(self, end: str) -> tuple[str, ...]:
         return self.networks.get(end, NETWORKS)
 
+    def attached(self, end: str, network: str) -> bool:
+        """Its own link to the network is up: it can send at all."""
+        return network in self.of(end) and (end, network) not in self._cut
+
     def path(self, source: str, target: str, network: str) -> bool:
         """A packet of ``source`` on ``network`` comes to ``target`` (when both are switched on)."""
         if network not in self.of(source) or network not in self.of(target):

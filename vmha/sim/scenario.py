@@ -226,7 +226,8 @@ def _check_names(data: Mapping[str, Any]) -> None:
     for number, event in enumerate(data.get("events") or ()):
         place = f"events[{number}]"
         if "host" in event:
-            _known(event["host"], hosts, f"{place}.host", "host")
+            ends = (*hosts, *controllers) if event["do"] in ("net_cut", "net_heal") else hosts
+            _known(event["host"], ends, f"{place}.host", "host")
         if "instance" in event and event["do"] != "create":
             _known(event["instance"], {**instances, **dict.fromkeys(created)}, f"{place}.instance", "instance")
         if event["do"] == "migrate":

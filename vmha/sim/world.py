@@ -29,6 +29,7 @@ from vmha.sim.answers import Answers
 from vmha.sim.beats import Beats
 from vmha.sim.clock import Clock
 from vmha.sim.controllers import Controller, State
+from vmha.sim.cuts import Cuts
 from vmha.sim.hosts import Host, HostSpec, Power
 from vmha.sim.net import Net
 from vmha.sim.nova import Nova, Server
@@ -67,6 +68,7 @@ class World:
         self.nova.orders.append(self._evacuation_lands)
         self.computes = NovaComputes(self.clock, self.physics, self.net, self.nova, self.hosts)
         self._build_controllers(scenario.controllers)
+        self.cuts = Cuts(self.clock, self.net, self.controllers, self.net_changed)
         self._build_agents()
         self.answers = Answers(self.net, self.store, self.agents, self.controllers, self.physics.word)
         self._begin()
@@ -308,8 +310,10 @@ class World:
     def carry(self, host: str, fact: str, value: Any) -> None:
         self.beats.carry(host, fact, value)
 
-    def probe(self, controller: str, host: str, network: str) -> bool:
-        """Its kernel answers ICMP."""
+    def probe(self, controller: str, host: str, network: str) -> bool | None:
+        """Its kernel answers ICMP; None: it cannot be asked, the controller's own link is down."""
+        if not self.net.attached(controller, network):
+            return None
         return (
             self.hosts[host].up
             and self.net.path(controller, host, network)
@@ -355,7 +359,7 @@ class World:
             Landing(
                 call.kind,
                 host.name,
-                running=tuple(host.protected()),
+                running=() if host.mute else tuple(host.protected()),
                 powered=host.up,
                 later_boot=condemnation is not None and condemnation.boot != host.boot,
                 dead_for=0.0 if host.up else self.clock.now - host.lost_at,
@@ -383,7 +387,9 @@ class World:
         )
 
     def _cap(self) -> int:
-        total = sum(not h.spec.maintenance for h in self.hosts.values())
+        total = sum(
+            not h.spec.maintenance or self.store.get(Condemnation, n) is not None for n, h in self.hosts.items()
+        )
         return max(1, min(self.settings.max_down, int(total * self.settings.max_down_percent / 100)))
 
     def _stale(self, host: Host) -> tuple[str, ...]:
