@@ -42,6 +42,8 @@ KNOWN = {
     "resolved_by_hand": "h1 is {'state': 'recovered'",
     # v2 has crashed before, and nothing started it again: 15 s later Nova takes it for stopped, as it does where no vmha is.
     "ladder_start_outlives_condemnation": "v2 is stopped",
+    # The next leader must prove anew, finds the host switched on again by whoever did, and switches it off: nobody switches it on then.
+    "second_return_reads_anew": "h1 is {'state': 'recovered'",
     # Nova's choice: who comes to h3 first takes its room, and the largest finds none.
     "preflight_of_a_full_cloud": "c is error",
 }
