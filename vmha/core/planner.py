@@ -59,17 +59,15 @@ def plan(
     ``owed``: instances to be started though Nova has them as stopped (``vmha.core.schedule``).
     """
     places = {name: n for n, name in enumerate(settings.groups)}
-    last, plain = len(places), _words(None, segment, None, settings)
+    last, said = len(places), _Said(segment, settings)
     ranked: list[_Ranked] = []
     for i in instances:
-        word = asked.get(i.uuid)
-        spoken = word is not None or i.metadata or i.flavor or settings.exclude_services
-        words = _words(i, segment, word, settings) if spoken else plain
+        words = said.about(i, asked.get(i.uuid))
         stopped = i.vm_state == "stopped" and i.uuid not in owed
         place = places.get(words.group, last) if words.group else last
         ranked.append((stopped, -words.priority, place, -i.memory_mib, i.uuid, i, words))
     ranked.sort(key=_RANK)
-    by_turns = settings.start_limit_per_host > 0 or any(place < last for _, _, place, *_ in ranked)
+    by_turns = settings.start_limit_per_host > 0 or (last > 0 and any(place < last for _, _, place, *_ in ranked))
     return tuple(_step(n, one, by_turns, one[5].uuid in owed, settings, last) for n, one in enumerate(ranked))
 
 
@@ -90,16 +88,30 @@ class _Words(NamedTuple):
 _Ranked = tuple[bool, int, int, int, str, Instance, _Words]  # what orders it, then what it is
 
 
-def _words(
-    i: Instance | None, segment: SegmentSettings | None, word: InstanceSettings | None, settings: Settings
-) -> _Words:
-    """What is said about the instance; None: one about which nobody says anything."""
-    if i is None:
+class _Said:
+    """What is said about instances, worked out once for all of which the same is said: they are mostly alike."""
+
+    def __init__(self, segment: SegmentSettings | None, settings: Settings) -> None:
+        self._segment, self._settings = segment, settings
         protect, rule = policy.by_segment(segment, settings)
-        return _Words(protect, rule, f"protect {protect}: {rule}")
-    protect, rule = protection(i, segment, word, settings)
-    about = policy.priority(i, word, settings), policy.group(i, word, settings), policy.ready(i, word, settings)
-    return _Words(protect, rule, f"protect {protect}: {rule}", *about)
+        self._nothing = _Words(protect, rule, f"protect {protect}: {rule}")
+        self._alike: dict[tuple[object, object], _Words] = {}
+
+    def about(self, i: Instance, word: InstanceSettings | None) -> _Words:
+        if word is not None or self._settings.exclude_services:
+            return self._words(i, word)
+        if not i.metadata and not i.flavor:
+            return self._nothing
+        key = tuple(i.metadata.items()), tuple(i.flavor.items())
+        if key not in self._alike:
+            self._alike[key] = self._words(i, None)
+        return self._alike[key]
+
+    def _words(self, i: Instance, word: InstanceSettings | None) -> _Words:
+        s = self._settings
+        protect, rule = protection(i, self._segment, word, s)
+        about = policy.priority(i, word, s), policy.group(i, word, s), policy.ready(i, word, s)
+        return _Words(protect, rule, f"protect {protect}: {rule}", *about)
 
 
 def _step(order: int, ranked: _Ranked, by_turns: bool, owed: bool, settings: Settings, last: int) -> Step:
