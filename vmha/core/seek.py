@@ -8,6 +8,7 @@ new leader counts from what it has seen itself, and so does this one when the li
 from __future__ import annotations
 
 from vmha.core import explain, proof
+from vmha.core.gates import Hold, may_order
 from vmha.core.model import CallKind, HostState, PowerState, Proof, Stage
 from vmha.core.settings import self_fence_wait
 from vmha.core.upkeep import hold, save_soon, unhold
@@ -186,12 +187,13 @@ def _ask_power(case: Case, view: HostView, turn: Turn) -> None:
 
 def _fence(case: Case, view: HostView, turn: Turn) -> None:
     """The host's power is not off: order it, later each time that the device does not take it; else read again after a moment."""
-    if view.power is not None and view.power.state is PowerState.ON:
+    on = view.power is not None and view.power.state is PowerState.ON
+    if on:
         case.off_refused = min(case.off_refused, 1)  # it answers
     s = turn.settings
     due = case.off_ordered + min(s.fence_again * 2 ** min(case.off_refused, 9), max(s.retry_most, s.fence_again))
-    if turn.now >= due and turn.free(CallKind.POWER_OFF, view.name):
-        if case.record.hold and view.power is not None and view.power.state is PowerState.ON:
+    if turn.now >= due and turn.free(CallKind.POWER_OFF, view.name) and _may_fence(case, view, on, turn):
+        if on:
             unhold(case)
         case.off_ordered = turn.now
         turn.say(view.name, explain.fencing(case, view))
@@ -201,3 +203,17 @@ def _fence(case: Case, view: HostView, turn: Turn) -> None:
         turn.read_power(view)
     else:
         turn.wake(view.name, view.power_again)
+
+
+def _may_fence(case: Case, view: HostView, on: bool, turn: Turn) -> bool:
+    """A host that was condemned because its power read off passed no cap; one that is switched on again must, before it is ordered off."""
+    if case.record.fence_counts:
+        return True
+    verdict = may_order(view.name, turn.fleet(), turn.settings, turn.now)
+    if isinstance(verdict, Hold):
+        if on:  # else that it is unknown is told
+            hold(case, turn, f"its power read off, but is on again, and it may not be ordered off: {verdict.reason}")
+        return False
+    turn.brakes.fences[case.record.id] = turn.now
+    case.change(fence_counts=True)
+    return True
