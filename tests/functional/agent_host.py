@@ -153,8 +153,8 @@ call_timeout = 3
 
     # --- what the leader writes
 
-    def condemn(self, boot: str = "", undefine: tuple[str, ...] = ()) -> int:
-        record = Condemnation(self.name, boot or self.host.boot_id, "r1", "test", 0.0, undefine)
+    def condemn(self, boot: str = "", undefine: tuple[str, ...] = (), restart_compute: int = 0) -> int:
+        record = Condemnation(self.name, boot or self.host.boot_id, "r1", "test", 0.0, undefine, restart_compute)
         self.store.commit({keys.condemned(self.name): records.encode(record)})
         item = self.store.get(keys.condemned(self.name))
         assert item is not None

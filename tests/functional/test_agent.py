@@ -60,6 +60,22 @@ def test_nothing_is_written_while_nothing_changes(one):
     assert one.store.list("/").revision == before
 
 
+def test_nova_compute_is_restarted_when_the_leader_asks_and_that_is_told(tmp_path, cluster):
+    done = tmp_path / "restarts"
+    with AgentHost(tmp_path, cluster, options=f"restart_compute = sh -c 'echo restarted >> {done}'") as one:
+        one.start()
+        until(one.gate_open)
+        one.condemn()
+        until(lambda: one.says(gate="shut", compute_restarts=0))
+        one.condemn(restart_compute=1)
+        until(lambda: one.says(compute_restarts=1), says="how many were carried out")
+        one.condemn(restart_compute=2)
+        until(lambda: one.says(compute_restarts=2))
+        assert done.read_text().split() == ["restarted", "restarted"]
+        one.release()
+        until(lambda: one.says(gate="open", compute_restarts=0))
+
+
 def test_keys_of_domains_that_are_gone_are_deleted_at_start_and_others_kept(one):
     domain, stale_uuid = one.host.define("one"), "11111111-2222-3333-4444-555555555555"
     stale, others = keys.instance("compute1", stale_uuid), keys.instance("compute10", domain)

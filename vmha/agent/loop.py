@@ -78,8 +78,9 @@ class Cleared:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """nova-compute was started anew, or the fault that kept it from it."""
+    """nova-compute was started anew, for the leader's request of this number, or the fault that kept it from it."""
 
+    asked: int
     fault: str
 
 
@@ -123,6 +124,7 @@ class Agent:
         self._complete = False
         self._look_at: float | None = None
         self._look_again = False  # something changed while a look was on its way
+        self._restarts_done = 0  # of the present condemnation
         self._restarted = (0, 0)  # condemnation and count of the last restart of nova-compute that was carried out
         self._fenced: frozenset[str] = frozenset()  # condemned: domains that ran and were destroyed for that
         self._stale: frozenset[str] = frozenset()  # condemned: instances that live elsewhere now
@@ -229,11 +231,12 @@ class Agent:
                 self._hands["hook"].busy = False
                 self._told("hook", f"this host is not protected: {fault}" if fault else "")
                 self._hook = fault
-            case Restarted(fault):
+            case Restarted(asked, fault):
                 self._hands["restart"].busy = False
                 if fault:
                     LOG.error("nova-compute could not be restarted: %s", fault)
                 else:
+                    self._restarts_done = asked
                     LOG.info("nova-compute was restarted, as the leader asked")
             case Cleared():
                 self._hands["clear"].busy = False
@@ -275,7 +278,7 @@ class Agent:
                 self._gate_file.shut()
                 self._shut_at = self._clock.now()
             case GateAction.WITHDRAW:
-                self._word, self._fenced = None, frozenset()
+                self._word, self._fenced, self._restarts_done = None, frozenset(), 0
             case GateAction.CLEAR:
                 self._look_at = now
 
@@ -343,7 +346,7 @@ class Agent:
         """The leader asks, by a count within one condemnation, that nova-compute be started anew."""
         if asked and (revision, asked) > self._restarted:
             self._restarted = (revision, asked)
-            self._hands["restart"].do(lambda: Restarted(restart(self._settings.restart_compute)))
+            self._hands["restart"].do(lambda: Restarted(asked, restart(self._settings.restart_compute)))
 
     def _say_and_clear(self, seen: Look, now: float) -> None:
         """Condemned, the gate was shut before the look: its outcome is the word, and what is left is cleared."""
@@ -403,6 +406,7 @@ class Agent:
                     word=self._word,
                     beating=self._beating,
                     watches_domains=self._hypervisor is not None,
+                    compute_restarts=self._restarts_done,
                     versions=s.versions,
                     memory_mib=s.memory_mib,
                     vcpus=s.vcpus,

@@ -113,6 +113,9 @@ class HostAlive:
     condemned_applied: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     colo: bool = False
+    compute_restarts: int = (
+        0  # of the requests of its condemnation to restart nova-compute, the last that was carried out
+    )
     memory_mib: int = 0  # of the machine; 0: not told
     vcpus: int = 0
 
@@ -416,6 +419,7 @@ class Recovery:
     aborted: str = ""  # who stopped it and why: no new calls until retry or resolve
     resolved: str = ""  # who declared it settled and why
     disabled_by_us: bool = False
+    restart_needed: int = 0  # no return before this many requests to restart nova-compute were carried out
     reserved: tuple[str, ...] = ()  # reserved hosts that this recovery has put in service and not given back
     steps: tuple[Step, ...] = ()
     hold: str = ""

@@ -297,7 +297,18 @@ def _watch_target(case: Case, step: Step, turn: Turn) -> None:
         turn.say(
             case.record.host, f"the target {step.target} of {name} is proven dead: its attempt is given up", "warning"
         )
+        returning_needs_restart(target, turn)
         turn.call(case, CallKind.RESET_STATE, instance=step.instance)
+
+
+def returning_needs_restart(target: Case, turn: Turn) -> None:
+    """The rebuild may have waited in the dead target's queue, and be at work in a later boot that nobody has heard yet: its shut gate refuses
+    it, and before the gate opens its nova-compute must have been started anew.  Written before the attempt is given up."""
+    condemnation = turn.views[target.record.host].condemnation
+    asked = condemnation.restart_compute if condemnation is not None else 0
+    if target.record.restart_needed <= asked:
+        target.change(restart_needed=asked + 1)
+        turn.save(target)
 
 
 def verify(case: Case, step: Step, turn: Turn) -> None:

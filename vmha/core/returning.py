@@ -77,6 +77,7 @@ def _not_yet(case: Case, view: HostView, turn: Turn) -> str:
         or _own_word(case, view)
         or _delays(case, view, turn)
         or _nova_compute(view, turn)
+        or _given_up(case, view, turn)
         or _nova_records(case, view, turn)
         or _stale_domains(case, view, turn)
         or ("a call about it is not settled yet" if any(o.call.host == view.name for o in turn.open_calls()) else "")
@@ -138,6 +139,18 @@ def _nova_compute(view: HostView, turn: Turn) -> str:
     return ""
 
 
+def _given_up(case: Case, view: HostView, turn: Turn) -> str:
+    """An evacuation to it was given up; what Nova's record says of it is no proof of its end, as its source's return completes it."""
+    assert view.alive is not None
+    if view.alive.compute_restarts >= case.record.restart_needed:
+        return ""
+    if case.restart_boot and view.alive.boot != case.restart_boot:
+        return ""  # it has been booted since
+    case.restart_boot = view.alive.boot
+    _ask_for_restart(case, view, turn, "an evacuation to it was given up")
+    return "its nova-compute may be at work on an evacuation that was given up: it is restarted first (else reboot the host)"
+
+
 def _nova_records(case: Case, view: HostView, turn: Turn) -> str:
     assert view.back_since is not None
     if case.inventory_began <= max(view.back_since, turn.now - 2 * turn.settings.poll):
@@ -149,14 +162,14 @@ def _nova_records(case: Case, view: HostView, turn: Turn) -> str:
         if m.status in final:
             continue
         if m.source == view.name:
-            _ask_for_restart(case, view, turn)
+            _ask_for_restart(case, view, turn, "evacuations ended after its nova-compute had started")
             return f"nova-compute has not yet cleaned up after evacuation {m.id} of {m.instance} ({m.status})"
         if m.status != "done":
             return f"evacuation {m.id} of {m.instance} names it as its open target"
     return ""
 
 
-def _ask_for_restart(case: Case, view: HostView, turn: Turn) -> None:
+def _ask_for_restart(case: Case, view: HostView, turn: Turn, why: str) -> None:
     """nova-compute cleans up after evacuations only when it starts, and Nova refuses to un-force a host before: where an
     evacuation ended after that start (a host that was quickly back), the host's agent is asked to restart it."""
     condemnation, s = view.condemnation, turn.settings
@@ -175,9 +188,7 @@ def _ask_for_restart(case: Case, view: HostView, turn: Turn) -> None:
         )
         return
     view.condemnation = replace(condemnation, restart_compute=condemnation.restart_compute + 1)
-    turn.say(
-        view.name, "evacuations ended after its nova-compute had started: its agent is asked to restart nova-compute"
-    )
+    turn.say(view.name, f"{why}: its agent is asked to restart nova-compute")
     turn.out.append(Commit(f"restart/{case.record.id}", (view.condemnation,)))
 
 

@@ -135,6 +135,7 @@ class Case:
     off_ordered: float = NEVER
     proven_at: float = NEVER
     closed_at: float = NEVER
+    restart_boot: str = ""  # the boot whose nova-compute must be restarted
     restart_asked: float = NEVER  # when nova-compute's restart was last asked for
     proof_began: float = NEVER  # begin of the reading that proved the death, or our election
     acked_since: float = NEVER  # since when a majority of the voters has acknowledged the condemnation to us

@@ -73,7 +73,7 @@ class Agent:
         self._published: HostAlive | None = None
         self._word: Word | None = None
         self._fenced: set[str] = set()  # destroyed in this condemnation, as they ran
-        self._restarted = (0, 0)
+        self._restarted, self._restarts_done = (0, 0), 0
         self._waits = False  # for somebody who answers
         self._good_from: float | None = None  # since when every question was answered well
         self.valid_until = NEVER
@@ -116,7 +116,7 @@ class Agent:
             return
         self.running, self.hung, self.run, self.life = True, False, self.run + 1, self.life + 1
         self._armed, self.watching, self._word, self._published = True, False, None, None
-        self.lease, self._fenced = None, set()
+        self.lease, self._fenced, self._restarts_done = None, set(), 0
         self._world.carry(self.host.name, "stuck", 0.0)
         self._gate(word.Started(self.host.gate))
         self.refresh()
@@ -228,6 +228,7 @@ class Agent:
             gate="open" if self.host.gate else "shut",
             hook=spec.hook,
             word=self._word,
+            compute_restarts=self._restarts_done,
             beating=self.host.beat,
             watchdog=WATCHDOG if spec.watchdog is not None else None,
             watchdog_timeout=spec.watchdog,
@@ -261,7 +262,7 @@ class Agent:
             case GateAction.SHUT:
                 self.host.gate = False
             case GateAction.WITHDRAW:
-                self._word, self._fenced = None, set()
+                self._word, self._fenced, self._restarts_done = None, set(), 0
             case GateAction.CLEAR:
                 self._clock.after(self._physics.destroy, self._clear, self.life, self.gate.condemned)
 
@@ -345,6 +346,13 @@ class Agent:
         if condemnation.restart_compute and (condemnation.revision, condemnation.restart_compute) > self._restarted:
             self._restarted = (condemnation.revision, condemnation.restart_compute)
             self._world.restart_compute(self.host.name)
+            done = condemnation.revision, condemnation.restart_compute
+            self._clock.after(self._physics.nova_compute_start, self._compute_restarted, self.life, *done)
+
+    def _compute_restarted(self, life: int, condemned: int, asked: int) -> None:
+        if self.life == life and self.acting and self.gate.condemned == condemned:
+            self._restarts_done = asked
+            self._publish()
 
     def _undefine(self, condemnation: Condemnation) -> None:
         for uuid in sorted(set(condemnation.undefine) & self.host.defined):

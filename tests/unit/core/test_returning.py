@@ -257,3 +257,38 @@ def test_a_call_of_another_recovery_about_it_keeps_it_out() -> None:
     case.open_calls.clear()
     w.run(60)
     assert record(w).stage is Stage.ENDED
+
+
+def given_up() -> World:
+    """h1 died, and an evacuation to it was given up; it is back and otherwise in order."""
+    w = closed()
+    case = next(iter(w.engine.cases.values()))
+    case.change(restart_needed=1)
+    w.boot("h1")
+    w.run(30)
+    assert (Condemnation, "h1") in w.store and "was given up" in record(w).hold
+    return w
+
+
+def test_after_an_attempt_to_it_was_given_up_its_nova_compute_is_restarted_before_it_returns() -> None:
+    w = given_up()
+    assert w.store[Condemnation, "h1"].restart_compute == 1  # type: ignore[attr-defined]
+    says(w, compute_restarts=1)
+    w.run(60)
+    assert record(w).stage is Stage.ENDED
+
+
+def test_a_boot_that_began_later_needs_no_such_restart() -> None:
+    w = given_up()
+    w.boots["h1"] = "h1-boot3"
+    says(w)
+    w.run(60)
+    assert record(w).stage is Stage.ENDED
+
+
+def test_a_new_leader_knows_of_the_restart_that_is_needed() -> None:
+    w = given_up()
+    w.start_controller()
+    w.boots["h1"] = "h1-boot2"
+    w.run(60)
+    assert (Condemnation, "h1") in w.store
