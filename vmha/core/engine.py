@@ -399,6 +399,8 @@ class Engine:
         view.back_since = view.service_baseline = None  # of an earlier death
         view.condemnation, view.state, view.hold = condemnation, HostState.CONDEMNED, ""
         turn.say(view.name, f"condemned (boot {condemnation.boot[:8] or 'unknown'}): {condemnation.reason}", "warning")
+        for other in upkeep.bound_for(view.name, turn):
+            turn.wake(other.record.host, turn.now)
         return case
 
     def _supersede(self, host: str, turn: Turn) -> None:

@@ -189,6 +189,15 @@ def absorb(case: Case, turn: Turn) -> None:
         step = case.steps[step.instance]
         if step.state is StepState.MOVING:
             _follow(case, step, turn)
+        elif step.state is StepState.ARRIVED:
+            _failed_after_all(case, step, turn)
+
+
+def _failed_after_all(case: Case, step: Step, turn: Turn) -> None:
+    """The source's return had completed the record of an evacuation that its target was still at work on, and that has failed there."""
+    migration = own_migration(case, step)
+    if migration is not None and migration.id == step.migration and migration.status in FINAL_BAD:
+        retry(case, step, f"Nova's migration {migration.id} ended {migration.status}", turn)
 
 
 def _extend_plan(case: Case, view: HostView, turn: Turn) -> None:
@@ -287,8 +296,6 @@ def _watch_patience(case: Case, step: Step, migration: Migration, turn: Turn) ->
 
 def _watch_target(case: Case, step: Step, turn: Turn) -> None:
     """Rule 5: an attempt is given up only on proof of death of its target; then its task state is reset."""
-    if not step.target:
-        return
     target = next((c for c in turn.cases.values() if c.record.host == step.target and c.stage() in PROVEN_STAGES), None)
     if target is None or target.record.condemned_revision < case.record.condemned_revision:
         return
@@ -317,10 +324,11 @@ def verify(case: Case, step: Step, turn: Turn) -> None:
     alive = target.alive if target else None
     name = step.name or step.instance
     if target is not None and target.condemnation is not None:
-        if step.ordered:
-            schedule.owe(case, step, turn)
+        if step.state is StepState.ARRIVED:
+            turn.read_instance(case, step.instance)  # the source's return completes records too: is it there?
+            turn.wake(case.record.host, turn.now + turn.settings.poll)
         else:
-            done(case, step, f"arrived at {step.target}, which is being recovered itself", turn)
+            schedule.owe(case, step, turn)
         return
     seen = turn.world.seen.get((step.target, step.instance))
     counts = not step.stopped and (not step.ordered or step.state is StepState.STARTING)
@@ -348,6 +356,9 @@ def instance_read(case: Case, event: ev.InstanceRead, turn: Turn) -> None:
         if step.state not in CLOSED_STEPS:
             case.set(step, state=StepState.GONE, reason="deleted in Nova")
             turn.say(case.record.host, f"instance {step.name or uuid} was deleted")
+    elif step.state is StepState.ARRIVED and _is_condemned(step.target, turn):
+        if event.began > case.arrived_at.get(uuid, NEVER):
+            _at_condemned(case, step, instance, turn)
     elif step.ordered and step.state in schedule.BY_TURNS and instance.host == step.target:
         schedule.instance_read(case, step, instance, event.began, turn)
     elif step.ordered and step.state in (StepState.PLACED, StepState.STARTING):
@@ -370,6 +381,23 @@ def instance_read(case: Case, event: ev.InstanceRead, turn: Turn) -> None:
             done(case, step, f"running at {step.target} by Nova's word: no vmha-agent watches domains there", turn)
     elif step.state in (StepState.WAITING, StepState.RETRY) and instance.host != case.record.host:
         _moved(case, step, instance, turn)
+
+
+def _is_condemned(host: str, turn: Turn) -> bool:
+    view = turn.views.get(host)
+    return view is not None and view.condemnation is not None
+
+
+def _at_condemned(case: Case, step: Step, instance: Instance, turn: Turn) -> None:
+    """Nova's record says that it has arrived at a host that has died since: where it lives tells."""
+    if instance.host == case.record.host:
+        _watch_target(case, step, turn)
+    elif instance.host != step.target:
+        _moved(case, step, instance, turn)
+    elif step.ordered:
+        schedule.owe(case, step, turn)
+    else:
+        done(case, step, f"arrived at {step.target}, which is being recovered itself", turn)
 
 
 def _moved(case: Case, step: Step, instance: Instance, turn: Turn) -> None:

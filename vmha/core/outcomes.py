@@ -92,7 +92,7 @@ def _reset_state(case: Case, call: Call, outcome: Outcome, detail: str, turn: Tu
         if outcome is Outcome.FAILED and call.state == "active":
             case.set(step, attempts=step.attempts + 1)
             retry(case, case.steps[call.instance], f"its error could not be cleared: {detail}", turn)
-    if step is None or step.state is not StepState.MOVING:
+    if step is None or step.state not in (StepState.MOVING, StepState.ARRIVED):
         return
     if outcome is Outcome.DONE:
         retry(case, step, f"its target {step.target} died", turn)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from vmha.core import explain
 from vmha.core.actions import Commit
 from vmha.core.calls import landed_by
-from vmha.core.model import Call, Outcome, Step, StepState
+from vmha.core.model import CLOSED_STEPS, Call, Outcome, Step, StepState
 from vmha.core.settings import Settings
 from vmha.core.view import NEVER, Case, Turn
 
@@ -94,3 +94,12 @@ def verifying(case: Case, uuid: str) -> bool:
     if step is None:
         return any(s.state is StepState.PLACED for s in case.steps.values())
     return step.state in (StepState.ARRIVED, StepState.STARTING, StepState.DONE)
+
+
+def bound_for(host: str, turn: Turn) -> list[Case]:
+    """Recoveries with an instance on its way to this host."""
+    return [
+        c
+        for c in turn.cases.values()
+        if any(s.target == host and s.state not in CLOSED_STEPS for s in c.steps.values())
+    ]
