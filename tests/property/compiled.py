@@ -40,6 +40,11 @@ def copied(to: Path) -> None:
         shutil.copytree(ROOT / part, to / part, ignore=shutil.ignore_patterns("__pycache__"))
 
 
+def without_slots(text: str) -> str:
+    """The same source, whose dataclasses say nothing of slots."""
+    return re.sub(r", slots=True|slots=True, |slots=True", "", text)
+
+
 def made(to: Path, log: Path) -> str:
     """Compile the copy in ``to``; what was left as Python, or why nothing was compiled, in words for the table."""
     if shutil.which(os.environ.get("CC", "gcc")) is None:
@@ -48,7 +53,7 @@ def made(to: Path, log: Path) -> str:
     modules = [n for n in names if not n.endswith("__init__.py") and n not in PYTHON_ONLY]
     for name in modules:
         text = (to / name).read_text()
-        (to / name).write_text(re.sub(r"(, )?slots=True", "", text))
+        (to / name).write_text(without_slots(text))
     (to / "setup.py").write_text(SETUP)
     left = []
     for _ in range(ENOUGH):

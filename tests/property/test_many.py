@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.property.compiled import without_slots
 from tests.property.many import Run
 from tests.property.worker import tally
 
@@ -48,3 +50,10 @@ def test_wrong_worlds_and_dead_workers_are_in_the_table() -> None:
     run.add({**tally(0, 1), "wrong": {"0": ["I2: v1 runs twice"]}})
     run.broken = "a worker ended at seeds 0 to 99"
     assert "1: [0]" in run.table("plain Python") and "BROKEN" in run.table("plain Python")
+
+
+def test_what_is_compiled_is_python_still() -> None:
+    for path in [p for part in ("core", "sim") for p in (ROOT / "vmha" / part).glob("*.py")]:
+        text = without_slots(path.read_text())
+        ast.parse(text, str(path))
+        assert "slots=True" not in text
