@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,11 +72,16 @@ class Cloud:
         module = "tests.functional.dying_controller" if die else "vmha.cmd.controller"
         config = str(self.lab.settings.etc / controller / "vmha.conf")
         argv = ["env", f"VMHA_TEST_DIE={die}", sys.executable, "-m", module]
-        argv += ["--config-file", config, "--config-file", str(self.override)]
+        journal = self.logs / f"{controller}.conf"
+        journal.write_text(f"[controller]\njournal_file = {self.journal(controller)}\n")
+        argv += [f"--config-file={file}" for file in (config, self.override, journal)]
         with (self.logs / f"{controller}.log").open("ab") as log:
             self.running[controller] = self.lab.popen(controller, argv, stdout=log, stderr=log, cwd=REPO)
         if die or len(self.running) == 1:
             wait_until(lambda: self.leader().get("member") == controller, 20, f"{controller} to lead")
+
+    def journal(self, controller: str) -> Path:
+        return self.logs / f"{controller}.journal"
 
     def leader(self) -> dict[str, Any]:
         ran = self.lab.exec(
@@ -215,3 +221,16 @@ def test_stopped_and_continued_later(finished: Cloud, point: str) -> None:
 @pytest.mark.parametrize("kind", ["SIGKILL", "SIGSTOP"])
 def test_while_it_orders_the_power_off(finished: Cloud, moment: str, kind: str) -> None:
     tell(finished, f"power_off:{moment}:{kind}", cut="networks")
+
+
+def test_what_they_decided_is_decided_the_same_again(finished: Cloud) -> None:
+    """The journals of all those controllers, whatever ended them: to the same bytes."""
+    tell(finished, "")
+    finished.end_controllers()
+    for controller in finished.lab.settings.controllers:
+        for file in sorted(finished.logs.glob(f"{controller}.journal*")):
+            argv = [sys.executable, "-m", "vmha.cmd.replay", str(file)]
+            ran = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=120, check=False)
+            assert ran.returncode == 0, f"{file}: {ran.stdout[-2000:]}{ran.stderr}"
+            steps, actions = re.findall(r"(\d+) steps, (\d+) actions: decided the same again", ran.stdout)[0]
+            assert int(steps) > 100 and (controller != "con1" or int(actions) > 10)

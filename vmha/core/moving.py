@@ -295,11 +295,16 @@ def _watch_patience(case: Case, step: Step, migration: Migration, turn: Turn) ->
 
 
 def _watch_target(case: Case, step: Step, turn: Turn) -> None:
-    """Rule 5: an attempt is given up only on proof of death of its target; then its task state is reset."""
+    """Rule 5: an attempt is given up only on proof of death of its target; then its task state is reset.
+
+    However old that proof is: the target's gate is shut since, so that what it is sent later cannot start there either.
+    """
     target = next((c for c in turn.cases.values() if c.record.host == step.target and c.stage() in PROVEN_STAGES), None)
-    if target is None or target.record.condemned_revision < case.record.condemned_revision:
-        return
-    if turn.free(CallKind.RESET_STATE, case.record.host, step.instance):
+    if (
+        target is not None
+        and not target.record.refuted
+        and turn.free(CallKind.RESET_STATE, case.record.host, step.instance)
+    ):
         name = step.name or step.instance
         turn.say(
             case.record.host, f"the target {step.target} of {name} is proven dead: its attempt is given up", "warning"
@@ -327,6 +332,7 @@ def verify(case: Case, step: Step, turn: Turn) -> None:
         if step.state is StepState.ARRIVED:
             turn.read_instance(case, step.instance)  # the source's return completes records too: is it there?
             turn.wake(case.record.host, turn.now + turn.settings.poll)
+            _overdue(case, step, f"{name} has not arrived at {step.target}, which is being recovered itself", turn)
         else:
             schedule.owe(case, step, turn)
         return
@@ -337,12 +343,16 @@ def verify(case: Case, step: Step, turn: Turn) -> None:
         return
     if step.stopped or step.ordered or alive is None or not alive.watches_domains:
         turn.read_instance(case, step.instance)
-    if turn.now - case.arrived_at.get(step.instance, turn.now) > turn.settings.verify_page and not case.record.hold:
-        where = (
-            step.target or "no host that it names"
-        )  # the source's return can complete a record before its target took it
-        hold(case, turn, f"{name} arrived at {where} by Nova's record, but its domain is not seen running there")
+    where = (
+        step.target or "no host that it names"
+    )  # the source's return can complete a record before its target took it
+    _overdue(case, step, f"{name} arrived at {where} by Nova's record, but its domain is not seen running there", turn)
     turn.wake(case.record.host, turn.now + turn.settings.verify_page)
+
+
+def _overdue(case: Case, step: Step, text: str, turn: Turn) -> None:
+    if turn.now - case.arrived_at.get(step.instance, turn.now) > turn.settings.verify_page and not case.record.hold:
+        hold(case, turn, text)
 
 
 def instance_read(case: Case, event: ev.InstanceRead, turn: Turn) -> None:
