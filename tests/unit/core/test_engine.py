@@ -7,20 +7,27 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.core.harness import World
+from vmha.core import actions as act
 from vmha.core import events as ev
+from vmha.core import moving
 from vmha.core.model import (
     FENCED,
     CallKind,
     Condemnation,
+    HostSettings,
     InstanceSeen,
     Migration,
     Outcome,
     PowerState,
+    Proof,
     Recovery,
     Stage,
+    Step,
     StepState,
 )
 from vmha.core.settings import Settings
+from vmha.core.table import own
+from vmha.core.view import Brakes, Case, HostView, Turn
 
 
 def only_recovery(w: World) -> Recovery:
@@ -414,3 +421,17 @@ def test_a_hold_grows_old_over_leaders() -> None:
     w.start_controller()
     w.run(60, tick=0.2)
     assert any("overdue, for 2 min: the power of h1 is unknown" in p for p in w.pages)
+
+
+@pytest.mark.parametrize("refuted", [False, True])
+def test_an_attempt_is_given_up_on_a_proof_that_stands_only(refuted: bool) -> None:
+    case = Case(Recovery("r1", "h1", "b1", Stage.MOVING, "", 7), 0.0)
+    case.steps["a"] = step = Step("a", state=StepState.MOVING, target="h2", migration=3)
+    target = Case(Recovery("r2", "h2", "b2", Stage.CLOSED, "", 5, proof=Proof.POWER, refuted=refuted), 0.0)
+    views = {h: HostView(h, HostSettings(h), known_since=0.0) for h in ("h1", "h2")}
+    cases = {c.record.id: c for c in (case, target)}
+    turn = Turn(100.0, 0.0, Settings(), 1, views, cases, own(ev.World()), Brakes())
+    moving._watch_target(case, step, turn)
+    asked = [a.call.kind for a in turn.out if isinstance(a, act.StartCall)]
+    assert asked == ([] if refuted else [CallKind.RESET_STATE])
+    assert target.record.restart_needed == (0 if refuted else 1)
