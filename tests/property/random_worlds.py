@@ -167,7 +167,8 @@ def _repairs(rng: random.Random, hosts: list[str]) -> list[Data]:
     """Peace: whatever was broken is whole again; some hosts stay off."""
     ends = [*hosts, "c1", "c2", "c3", "store"]
     found: list[Data] = [{"at": PEACE, "do": do} for do in ("store_up", "nova_ok", "arm")]
-    found += [{"at": PEACE, "do": do, "which": "all"} for do in ("controller_resume", "controller_start")]
+    for at in (PEACE, PEACE + 300):  # a fault that waits for an action may come after the first
+        found += [{"at": at, "do": do, "which": "all"} for do in ("controller_resume", "controller_start")]
     found.append({"at": PEACE, "do": "link_heal", "from": ends, "to": ends})
     for host in hosts:
         for do in (
