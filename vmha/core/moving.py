@@ -70,7 +70,9 @@ def _try_evacuate(case: Case, step: Step, view: HostView, turn: Turn, fresh: boo
         _stuck_task(case, step, instance, turn)
     elif step.stopped and instance.vm_state == "error":
         _clear_error(case, step, turn)
-    elif _companion_moves(step, turn) or (turn.settings.reserved_only and not reserved.destination(case, step, turn)):
+    elif companion := _companion(step, turn):
+        _wait_for(case, step, companion, turn)
+    elif turn.settings.reserved_only and not reserved.destination(case, step, turn):
         turn.wake(view.name, turn.now + turn.settings.poll)
     elif turn.free(CallKind.EVACUATE, view.name, step.instance):
         evacuate(case, step, turn)
@@ -89,13 +91,19 @@ def _clear_error(case: Case, step: Step, turn: Turn) -> None:
         turn.call(case, CallKind.RESET_STATE, instance=step.instance, state="active")
 
 
-def _companion_moves(step: Step, turn: Turn) -> bool:
-    """Another member of its hard server group is under way: Nova could choose the same host for both, and then fail one."""
-    return bool(step.together) and any(
-        s.together == step.together and s.state in (StepState.ASKED, StepState.MOVING) and s.instance != step.instance
-        for c in turn.cases.values()
-        for s in c.steps.values()
-    )
+def _companion(step: Step, turn: Turn) -> str:
+    """The member of its hard server group that is under way: Nova could choose the same host for both, and then fail one."""
+    others = (s for c in turn.cases.values() for s in c.steps.values() if step.together and s.together == step.together)
+    under_way = (s for s in others if s.state in (StepState.ASKED, StepState.MOVING) and s.instance != step.instance)
+    return next((s.name or s.instance for s in under_way), "")
+
+
+def _wait_for(case: Case, step: Step, companion: str, turn: Turn) -> None:
+    since = case.companion_since.setdefault(step.instance, turn.now)
+    if turn.now - since > turn.settings.verify_page:
+        name = step.name or step.instance
+        hold(case, turn, f"instance {name} waits: {companion}, of the same server group, is still on its way")
+    turn.wake(case.record.host, turn.now + turn.settings.poll)
 
 
 def in_flight(case: Case) -> int:
@@ -143,6 +151,9 @@ def evacuate(case: Case, step: Step, turn: Turn) -> None:
         case, CallKind.EVACUATE, instance=step.instance, known=known, target=target, arrive_stopped=stopped
     )
     case.last_call[step.instance] = call
+    case.companion_since.pop(step.instance, None)
+    if case.record.hold.startswith(f"instance {step.name or step.instance} waits"):
+        case.change(hold="")
     turn.say(case.record.host, f"evacuate {step.name or step.instance} (attempt {step.attempts + 1})")
 
 

@@ -122,6 +122,9 @@ class Case:
     no_host: set[str] = field(default_factory=set)  # instances for which Nova found no host, since one more was enabled
     reserved_failures: dict[str, int] = field(default_factory=dict)  # reserved host to failed calls about it
     placed_at: dict[str, float] = field(default_factory=dict)  # begin of the read that found it stopped at its target
+    companion_since: dict[str, float] = field(
+        default_factory=dict
+    )  # instance to since when it waits for one of its group
     stuck_since: dict[str, float] = field(default_factory=dict)  # when a task in flight was first seen
     called_at: dict[str, float] = field(default_factory=dict)  # when Nova took the last evacuate call
     arrived_at: dict[str, float] = field(default_factory=dict)
