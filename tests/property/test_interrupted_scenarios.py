@@ -44,6 +44,8 @@ KNOWN = {
     "ladder_start_outlives_condemnation": "v2 is stopped",
     # The next leader must prove anew, finds the host switched on again by whoever did, and switches it off: nobody switches it on then.
     "second_return_reads_anew": "h1 is {'state': 'recovered'",
+    # After a later start of its recovery v2 arrives, and Nova has no room left for v3.
+    "companion_never_arrives": "v3 is error",
     # Nova's choice: who comes to h3 first takes its room, and the largest finds none.
     "preflight_of_a_full_cloud": "c is error",
 }
