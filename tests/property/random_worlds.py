@@ -186,6 +186,12 @@ def _repairs(rng: random.Random, hosts: list[str]) -> list[Data]:
     return found
 
 
+HARMLESS = {
+    *("power_on", "net_heal", "link_heal", "bmc_ok", "beat_start", "libvirt_start", "agent_resume", "agent_start"),
+    *("nova_compute_start", "migrate"),
+}
+
+
 # --- judging ---------------------------------------------------------------------------------------------------------------
 
 
@@ -194,7 +200,24 @@ def run(data: Data) -> tuple[World, list[str]]:
     world = World(scenario.build(data))
     Happenings(world)
     world.run()
-    return world, [*world.violations, *limbo(world)]
+    return world, [*world.violations, *limbo(world), *wronged(world, data)]
+
+
+def harmed(data: Data) -> set[str]:
+    """Hosts to which anything has happened that may look like their death, or that a person has ordered about."""
+    found = set()
+    for event in data["events"]:
+        if event["do"] not in HARMLESS:
+            ends = [event[k] for k in ("host", "from", "to") if k in event]
+            found |= {name for end in ends for name in ([end] if isinstance(end, str) else end)}
+    return found
+
+
+def wronged(world: World, data: Data) -> list[str]:
+    """I7, I11: whatever happens to etcd, Nova, controllers, other hosts or guests, a host that is well is not condemned, fenced, forced down."""
+    well = set(data["hosts"]) - harmed(data)
+    acts = {(w.do, w.host) for _, w in world.output.actions if w.do in ("condemn", "fence", "force_down")}
+    return [f"I11: {do} of {host}, to which nothing had happened" for do, host in sorted(acts) if host in well]
 
 
 def limbo(world: World) -> list[str]:
