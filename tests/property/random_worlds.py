@@ -214,10 +214,18 @@ def harmed(data: Data) -> set[str]:
 
 
 def wronged(world: World, data: Data) -> list[str]:
-    """I7, I11: whatever happens to etcd, Nova, controllers, other hosts or guests, a host that is well is not condemned, fenced, forced down."""
-    well = set(data["hosts"]) - harmed(data)
-    acts = {(w.do, w.host) for _, w in world.output.actions if w.do in ("condemn", "fence", "force_down")}
-    return [f"I11: {do} of {host}, to which nothing had happened" for do, host in sorted(acts) if host in well]
+    """I7, I11: whatever happens to etcd, Nova, controllers, other hosts or guests, a host that is well is not condemned, fenced, forced down.
+
+    One that has stopped itself before, as nobody answered it, is not well.
+    """
+    unwell = harmed(data)
+    wrong = set()
+    for _, word in world.output.actions:
+        if word.do == "self_fence" and word.host:
+            unwell.add(word.host)
+        elif word.do in ("condemn", "fence", "force_down") and word.host in data["hosts"] and word.host not in unwell:
+            wrong.add(f"I11: {word.do} of {word.host}, to which nothing had happened")
+    return sorted(wrong)
 
 
 def limbo(world: World) -> list[str]:
