@@ -435,8 +435,11 @@ class Engine:
         takeover.without_key(turn)
         for condemnation in event.world.condemned.values():
             readable = not any(condemnation.recovery in text for text in event.world.unreadable)
-            if self._case(condemnation.host) is None and readable:
+            newest = self._case(condemnation.host)
+            if newest is None and readable:
                 self._adopt(condemnation, turn)
+            elif newest is not None and newest.stage() is not Stage.RELEASED:
+                self._supersede(condemnation.host, turn)  # its predecessor may not have come to that
         turn.say(
             "controller", f"leading, epoch {self.epoch}: {len(self.views)} hosts, {len(self.cases)} open recoveries"
         )
